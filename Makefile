@@ -1,0 +1,61 @@
+# make demo    install into .venv and run the examples
+# make test    install what development needs as well, and run every check
+# make bench   measure
+# make soak    hundreds of launches: the right culprit each time, and none that stalls
+# make clean   remove .venv and what tools left behind
+#
+# Another interpreter: make clean, then make demo PYTHON=python3.13
+
+.POSIX:
+.PHONY: demo test bench soak clean
+
+PYTHON = python3
+VENV = .venv
+RUN = $(VENV)/bin/python -m
+INSTALL = $(RUN) pip install -qq --disable-pip-version-check -c constraints.txt
+
+# In the order in which a newcomer reads them.
+EXAMPLES = examples/test_dist_sum.py examples/test_ddp_step.py examples/test_script.py examples/test_checkpoint.py \
+	examples/test_failing_rank.py examples/test_restart.py examples/test_nodes.py
+FAILING = examples/failing/test_rank_2_fails.py
+
+demo: $(VENV)/.installed
+	@$(RUN) pytest -v $(EXAMPLES)
+	@printf '\nThe next test fails on rank 2 of 4, on purpose. This is the report:\n\n'
+	@status=0; $(RUN) pytest $(FAILING) || status=$$?; \
+	if [ $$status -ne 1 ]; then echo "$(FAILING): pytest exited with $$status, expected 1" >&2; exit 1; fi
+	@printf '\nThat failure was expected: the demo is complete.\n'
+
+# Every check runs, whatever those before it found.
+test: $(VENV)/.installed-development
+	@status=0; \
+	$(RUN) ruff check || status=1; \
+	$(RUN) ruff format --check || status=1; \
+	$(RUN) mypy || status=1; \
+	$(RUN) towncrier build --draft --version next || status=1; \
+	$(RUN) pytest tests examples --ignore=examples/failing || status=1; \
+	exit $$status
+
+bench: $(VENV)/.installed-development
+	@$(VENV)/bin/python benchmarks/run.py
+
+soak: $(VENV)/.installed-development
+	@$(RUN) pytest -rP soak
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp file stands for an installation: it is made again when the requirements have changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(VENV)/bin/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing pytest-elastic, torch and etcd into $(VENV), which takes a while the first time ..."
+	@$(INSTALL) 'pip>=25.1'
+	@# torch warns where there is no numpy, and a warning is an error in the tests of this project.
+	@$(INSTALL) -e '.[etcd]' numpy
+	@touch $@
+
+$(VENV)/.installed-development: $(VENV)/.installed
+	@echo "Installing the tools for development into $(VENV) ..."
+	@$(INSTALL) --group test --group lint
+	@touch $@

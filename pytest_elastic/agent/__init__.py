@@ -1,0 +1,1 @@
+"""What runs in an agent process (or, for ``agent="inline"``, beside the controller)."""

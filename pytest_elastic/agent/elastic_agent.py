@@ -1,0 +1,179 @@
+"""torch's own agent, made to notice at once, to wait no longer than it should, and to tell what it sees."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import MultiprocessContext, SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from pytest_elastic.agent.logs import RankLogs
+from pytest_elastic.messages import AgentMessage, RankExited, RoundStarted
+
+_MEMBERSHIP_INTERVAL = 0.1
+"""Seconds between two looks for nodes that wait to join; torch's own interval."""
+
+
+class ObservedAgent(LocalElasticAgent):
+    """A ``LocalElasticAgent`` that tells the controller of rounds and of each exit code.
+
+    Args:
+        spec: What to run.
+        logs: Where workers write.
+        start_method: Name of a multiprocessing start method.
+        tell: Sends a message to the controller.
+        grace: Seconds between SIGTERM and SIGKILL (torch: 30).
+        exit_barrier: Seconds to wait for other agents after success (torch: 300).
+        node: Index of this agent, in order of start.
+        error: Raised instead of running, if given.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs: RankLogs,
+        *,
+        start_method: str,
+        tell: Callable[[AgentMessage], None],
+        grace: float,
+        exit_barrier: float,
+        node: int,
+        error: BaseException | None = None,
+    ) -> None:
+        super().__init__(spec, logs, start_method=start_method, exit_barrier_timeout=exit_barrier)
+        self._logs = logs
+        self._tell = tell
+        self._grace = grace
+        self._node = node
+        self._error = error
+        self._noted: set[int] = set()
+        self._pidfds: dict[int, int] = {}
+
+    @property
+    def restarts(self) -> int:
+        """How often workers were restarted because some of them failed."""
+        return int(self._worker_group.spec.max_restarts - self._remaining_restarts)
+
+    def run(self, role: str = "default") -> RunResult:
+        """Run until the workers are done, or raise the error that was asked for."""
+        if self._error is not None:
+            raise self._error
+        result: RunResult = super().run(role)
+        return result
+
+    def release(self) -> None:
+        """Let go of the agents' store, which has a thread: inside pytest it must not wait for a collection."""
+        self._store = None
+        self._worker_group.store = None
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._noted = set()
+        pids: dict[int, int] = super()._start_workers(worker_group)
+        self._tell(
+            RoundStarted(node=self._node, ranks=self._logs.ranks, pids=tuple(pids[local] for local in sorted(pids)))
+        )
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self._wait_for_change()
+        self._note_exits(stopping_since=None)
+        silent = self._exited_without_value()
+        if silent:
+            # torch would wait for their values for ever.
+            return RunResult(state=WorkerState.FAILED, failures=silent)
+        begin = time.monotonic()
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state is not WorkerState.HEALTHY:
+            self._note_exits(stopping_since=begin)
+        return result
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> None:  # noqa: ARG002
+        begin = time.monotonic()
+        super()._shutdown(death_sig, timeout=self._grace)  # type: ignore[arg-type]
+        self._note_exits(stopping_since=begin)
+        self._close_pidfds()
+
+    def _wait_for_change(self) -> None:
+        """Wait until a worker has ended or returned, but no longer than membership may go unobserved."""
+        context = self._pcontext
+        if isinstance(context, MultiprocessContext) and context._pc is not None:
+            waiting: list[Any] = list(context._pc.sentinels)
+            waiting += [
+                queue._reader  # type: ignore[attr-defined]
+                for local_rank, queue in context._ret_vals.items()
+                if local_rank not in context._return_values
+            ]
+        elif isinstance(context, SubprocessContext) and sys.platform == "linux":
+            waiting = []
+            for local_rank, handler in context.subprocess_handlers.items():
+                if handler.proc.poll() is None:
+                    if handler.proc.pid not in self._pidfds:
+                        self._pidfds[handler.proc.pid] = os.pidfd_open(handler.proc.pid)
+                    waiting.append(self._pidfds[handler.proc.pid])
+                elif local_rank not in self._noted:
+                    return
+        else:
+            waiting = []
+        connection.wait(waiting, timeout=_MEMBERSHIP_INTERVAL)
+
+    def _note_exits(self, *, stopping_since: float | None) -> None:
+        """Tell of workers that have ended.
+
+        Args:
+            stopping_since: When this agent began to stop its workers, by ``time.monotonic()``; ``None`` if it has not.
+        """
+        now = time.monotonic_ns()
+        # torch sends SIGTERM at once and SIGKILL after the grace time: one that comes earlier is not the agent's.
+        forced = stopping_since is not None and now / 1e9 - stopping_since >= self._grace
+        for local_rank, exitcode in self._exitcodes().items():
+            if local_rank not in self._noted:
+                self._noted.add(local_rank)
+                self._tell(
+                    RankExited(
+                        id=self._logs.ranks[local_rank],
+                        exitcode=exitcode,
+                        time_ns=now,
+                        stopped=stopping_since is not None,
+                        forced=forced,
+                    )
+                )
+
+    def _exitcodes(self) -> dict[int, int]:
+        context = self._pcontext
+        if isinstance(context, MultiprocessContext):
+            processes: list[Any] = context._pc.processes if context._pc is not None else []
+            codes = {local_rank: process.exitcode for local_rank, process in enumerate(processes)}
+        elif isinstance(context, SubprocessContext):
+            codes = {local_rank: handler.proc.poll() for local_rank, handler in context.subprocess_handlers.items()}
+        else:
+            codes = {}
+        return {local_rank: code for local_rank, code in codes.items() if code is not None}
+
+    def _exited_without_value(self) -> dict[int, ProcessFailure]:
+        context = self._pcontext
+        if not isinstance(context, MultiprocessContext):
+            return {}
+        failures = {}
+        for local_rank, exitcode in self._exitcodes().items():
+            if exitcode == 0 and local_rank not in context._return_values and context._ret_vals[local_rank].empty():
+                worker = self._worker_group.workers[local_rank]
+                failures[worker.global_rank] = ProcessFailure(
+                    local_rank=local_rank,
+                    pid=int(worker.id),
+                    exitcode=0,
+                    error_file=context.error_files[local_rank],
+                )
+        return failures
+
+    def _close_pidfds(self) -> None:
+        for fd in self._pidfds.values():
+            os.close(fd)
+        self._pidfds = {}

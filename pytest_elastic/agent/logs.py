@@ -1,0 +1,59 @@
+"""Where the workers of an agent write, and what else they find in their environment: torch's extension point for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, Std
+
+from pytest_elastic.messages import RankId
+from pytest_elastic.worker.identity import VARIABLE, Identity
+
+
+class RankLogs(LogsSpecs):
+    """One directory a world and rank: ``<directory>/<world>/<rank>/{stdout,stderr}.log``.
+
+    Attributes:
+        ranks: The ranks of the last round, in order of local rank.
+    """
+
+    def __init__(self, *, directory: Path, order: Path, node: int, world: Callable[[], str]) -> None:
+        super().__init__(str(directory), redirects=Std.ALL)
+        self._directory = directory
+        self._order = order
+        self._node = node
+        self._world = world
+        self.ranks: tuple[RankId, ...] = ()
+
+    @property
+    def root_log_dir(self) -> str:
+        """Return the directory of the launch."""
+        return str(self._directory)
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Make the directories, and tell each worker who it is."""
+        logs = LogsDest()
+        ranks = []
+        for local_rank, env in sorted(envs.items()):
+            id = RankId(  # noqa: A001 (what it is)
+                world=self._world(),
+                rank=int(env["RANK"]),
+                local_rank=local_rank,
+                node=self._node,
+                group_rank=int(env["GROUP_RANK"]),
+                world_size=int(env["WORLD_SIZE"]),
+                restart=int(env["TORCHELASTIC_RESTART_COUNT"]),
+            )
+            directory = self._directory / id.world / str(id.rank)
+            directory.mkdir(parents=True)
+            logs.stdouts[local_rank] = str(directory / "stdout.log")
+            logs.stderrs[local_rank] = str(directory / "stderr.log")
+            logs.error_files[local_rank] = env["TORCHELASTIC_ERROR_FILE"] = str(directory / "error.json")
+            env[VARIABLE] = Identity(
+                id=id, directory=directory, order=self._order, agent=os.getpid(), keys=tuple(env)
+            ).encode()
+            ranks.append(id)
+        self.ranks = tuple(ranks)
+        return logs

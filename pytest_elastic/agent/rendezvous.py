@@ -1,0 +1,199 @@
+"""Rendezvous: the built-in ``local`` one, and a wrapper that gives each round of any of them a fresh MASTER_PORT.
+
+Ranks must not live on the agents' store: torch keeps it for all rounds without a prefix, so that a restarted group, a
+second ``init_process_group`` or a ``tcp://`` one reads what the last left. Here rank 0 hosts MASTER_PORT itself. The
+agent of node 0 holds that port meanwhile by a socket that is bound but does not listen: nobody else is ever given the
+port, while rank 0, with SO_REUSEADDR as every torch store, may listen on it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+LOOPBACK: Final = "127.0.0.1"
+_DISABLE_SHARING: Final = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+class LocalRendezvous(RendezvousHandler):
+    """A fixed number of nodes on this machine that know each other from the start: nothing is polled.
+
+    Reads from the parameters ``rank`` (of the node), ``store_port``, and on the node that hosts the store
+    ``store_fd``, a listening socket.
+    """
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        self._run_id = parameters.run_id
+        self._nodes = parameters.max_nodes
+        self._rank = int(parameters.config["rank"])
+        timeout = timedelta(seconds=float(parameters.config["timeout"]))
+        store_fd = parameters.config.get("store_fd")
+        if store_fd is None:
+            self._store = TCPStore(LOOPBACK, int(parameters.config["store_port"]), timeout=timeout)
+        else:
+            self._store = TCPStore(
+                LOOPBACK,
+                int(parameters.config["store_port"]),
+                is_master=True,
+                wait_for_workers=False,
+                timeout=timeout,
+                master_listen_fd=store_fd,
+            )
+        self._round = 0
+        self._closed = False
+
+    def get_backend(self) -> str:
+        """Return ``"local"``."""
+        return "local"
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Wait until every node is here. The master's address is filled in by :class:`FreshPort`."""
+        self._round += 1
+        if self._store.add(f"arrived/{self._round}", 1) == self._nodes:
+            self._store.set(f"complete/{self._round}", "")
+        elif self._nodes > 1:
+            self._store.wait([f"complete/{self._round}"])
+        store = PrefixStore(f"round/{self._round}", self._store)
+        return RendezvousInfo(store, self._rank, self._nodes, RendezvousStoreInfo("", 0))
+
+    def is_closed(self) -> bool:
+        """Tell whether this node has closed the rendezvous."""
+        return self._closed
+
+    def set_closed(self) -> None:
+        """Close the rendezvous for this node."""
+        self._closed = True
+
+    def num_nodes_waiting(self) -> int:
+        """Return how many nodes wait for the next round, because their workers failed."""
+        return 0 if self._nodes == 1 else int(self._store.add(f"arrived/{self._round + 1}", 0))
+
+    def get_run_id(self) -> str:
+        """Return the name of the launch."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """Close the rendezvous, and let go of the store."""
+        self._closed = True
+        del self._store
+        return True
+
+
+class FreshPort(RendezvousHandler):
+    """Any rendezvous, with a new MASTER_PORT and a name for the world in each round.
+
+    Attributes:
+        world: Name of the world of the last round, equal on all nodes.
+        port: MASTER_PORT of the last round.
+        group_rank: Rank of this node in the last round, or ``None``.
+        rounds: How many rounds were completed.
+        shutdowns: How often the handler was shut down.
+        store: Store of the agents in the last round, or ``None``.
+    """
+
+    def __init__(self, inner: RendezvousHandler) -> None:
+        self._inner = inner
+        self._held: socket.socket | None = None
+        self.world = ""
+        self.port = 0
+        self.group_rank: int | None = None
+        self.rounds = 0
+        self.shutdowns = 0
+        self.store: Store | None = None
+
+    def get_backend(self) -> str:
+        """Return the name of the wrapped backend."""
+        return self._inner.get_backend()
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Ranks make their own store: always false."""
+        return False
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Complete a round of the wrapped rendezvous, then agree on a port that rank 0 is going to host."""
+        with _unshared_store():
+            info = self._inner.next_rendezvous()
+        self.rounds += 1
+        self.group_rank = info.rank
+        self.store = info.store
+        # static has one store for all rounds; the others have one a round, and nodes that joined late count less.
+        key = f"master/{self.rounds}" if self.get_backend() == "static" else "master"
+        store = PrefixStore("pytest_elastic", info.store)
+        if info.rank == 0:
+            self._release()
+            self._held = socket.socket()
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held.bind(("", 0))
+            store.set(key, f"{self._held.getsockname()[1]} {uuid.uuid4().hex[:12]}")
+        port, world = store.get(key).decode().split()
+        self.port, self.world = int(port), world
+        return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(LOOPBACK, int(port)))
+
+    def is_closed(self) -> bool:
+        """Ask the wrapped handler."""
+        return bool(self._inner.is_closed())
+
+    def set_closed(self) -> None:
+        """Tell the wrapped handler."""
+        self._inner.set_closed()  # type: ignore[no-untyped-call]
+
+    def num_nodes_waiting(self) -> int:
+        """Ask the wrapped handler."""
+        return int(self._inner.num_nodes_waiting())
+
+    def get_run_id(self) -> str:
+        """Ask the wrapped handler."""
+        return str(self._inner.get_run_id())
+
+    def shutdown(self) -> bool:
+        """Shut the wrapped handler down, and count it."""
+        self.shutdowns += 1
+        self.store = None
+        self._release()
+        return bool(self._inner.shutdown())
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def __getattr__(self, name: str) -> Any:
+        # What one backend has beyond the interface (etcd's set_keep_alive, say) stays reachable.
+        return getattr(self._inner, name)
+
+
+@contextmanager
+def _unshared_store() -> Iterator[None]:
+    """Keep torch from handing its rendezvous store to the ranks; it reads this in each round."""
+    before = os.environ.get(_DISABLE_SHARING)
+    os.environ[_DISABLE_SHARING] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_DISABLE_SHARING]
+        else:
+            os.environ[_DISABLE_SHARING] = before
+
+
+def make_handler(parameters: RendezvousParameters) -> FreshPort:
+    """Make the handler of a backend through torch's registry, wrapped."""
+    if parameters.backend == "local":
+        rendezvous_handler_registry.register("local", LocalRendezvous)
+    return FreshPort(get_rendezvous_handler(parameters))

@@ -1,0 +1,254 @@
+"""The channel from ranks and agents to the controller.
+
+Both ends prove that they hold the launch's random key (``multiprocessing.connection``'s challenge) before anything
+is unpickled. Frames are those of ``multiprocessing.connection.Connection``; the controller decodes them itself,
+because it reads many peers in one thread and must never block on one that stopped in the middle of a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from typing import Any, Final
+
+from pytest_elastic.messages import Address
+
+_SHORT: Final = struct.Struct("!i")
+_LONG: Final = struct.Struct("!Q")
+_CHUNK: Final = 1 << 20
+_LAST_PROOFS: Final = 0.2
+"""Seconds that callers get to prove themselves when everybody else has ended; it takes a millisecond."""
+
+
+class Outbox:
+    """The end of the channel that a rank or an agent holds. Its methods may be called from any thread.
+
+    It belongs to the process that made it: a child that this process forks says nothing in its parent's name.
+    """
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._address, self._key = address, key
+        self._owner = os.getpid()
+        self._connection = Client(address, authkey=key)
+        self._lock = threading.Lock()
+        self._lost: list[object] = []
+
+    def send(self, message: object) -> None:
+        """Send one message whole.
+
+        Raises:
+            OSError: The controller is gone.
+        """
+        if os.getpid() != self._owner:
+            return
+        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        with self._lock:
+            try:
+                self._connection.send_bytes(data)
+            except OSError:
+                # A test may have closed descriptors that it did not open. If the controller is there, it listens.
+                # The lost connection is kept: it would close a descriptor of that number, whosever it is now.
+                self._lost.append(self._connection)
+                self._connection = Client(self._address, authkey=self._key)
+                self._connection.send_bytes(data)
+
+    def receive(self) -> Any:
+        """Wait for one message of the controller.
+
+        Raises:
+            EOFError: The controller is gone.
+        """
+        return pickle.loads(self._connection.recv_bytes())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into the frames that ``Connection.send_bytes`` wrote."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take some bytes and return the frames that they completed.
+
+        Raises:
+            ValueError: The stream is not one of frames.
+        """
+        self._buffer += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> bytes | None:
+        if len(self._buffer) < _SHORT.size:
+            return None
+        (size,) = _SHORT.unpack_from(self._buffer)
+        start = _SHORT.size
+        if size == -1:
+            start += _LONG.size
+            if len(self._buffer) < start:
+                return None
+            (size,) = _LONG.unpack_from(self._buffer, _SHORT.size)
+        elif size < 0:
+            raise ValueError(f"frame of {size} bytes; expected 0 or more, or -1 before a long one")
+        if len(self._buffer) < start + size:
+            return None
+        frame = bytes(memoryview(self._buffer)[start : start + size])
+        del self._buffer[: start + size]
+        return frame
+
+
+class Peer:
+    """A rank or an agent as the controller sees it: a proven connection that never blocks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._decoder = FrameDecoder()
+        self._closed = False
+
+    def gone(self) -> bool:
+        """Tell whether nothing more can come."""
+        return self._closed
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def messages(self) -> list[Any]:
+        """Return what has arrived by now; see :meth:`gone`."""
+        messages: list[Any] = []
+        while not self._closed:
+            try:
+                data = self._socket.recv(_CHUNK)
+                frames = self._decoder.feed(data)
+            except BlockingIOError:
+                break
+            except (OSError, ValueError):
+                data, frames = b"", []
+            messages += [pickle.loads(frame) for frame in frames]
+            self._closed = not data
+        return messages
+
+    def send(self, message: object) -> None:
+        """Send a small message; a peer that is gone is not told."""
+        data = pickle.dumps(message)
+        try:
+            self._socket.sendall(_SHORT.pack(len(data)) + data)
+        except OSError:
+            self._closed = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed = True
+        self._socket.close()
+
+
+class Reception:
+    """The controller's listening end: proves each caller in a thread of its own, then hands it over.
+
+    A caller may be stopped or killed in the middle of the proof; the others must not wait for it.
+    """
+
+    def __init__(
+        self, path: Address, key: bytes, selector: selectors.BaseSelector, welcome: Callable[[Peer], None]
+    ) -> None:
+        self.address: Final = path
+        self._key = key
+        self._selector = selector
+        self._welcome = welcome
+        self._proving: dict[threading.Thread, socket.socket] = {}
+        self._proven: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(4096)
+        self._listener.setblocking(False)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        selector.register(self._wake_r, selectors.EVENT_READ, self._hand_over)
+
+    def wake(self) -> None:
+        """Wake the thread that waits on the selector; may be called from any thread."""
+        with self._lock:
+            if not self._closed:
+                os.write(self._wake_w, b"w")
+
+    def _accept(self) -> None:
+        try:
+            caller, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        caller.setblocking(True)
+        thread = threading.Thread(target=self._prove, args=(caller,), name="elastic-reception", daemon=True)
+        with self._lock:
+            self._proving[thread] = caller
+        thread.start()
+
+    def _prove(self, caller: socket.socket) -> None:
+        connection = Connection(os.dup(caller.fileno()))
+        try:
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+            proven = True
+        except (AuthenticationError, EOFError, OSError):
+            proven = False
+        finally:
+            connection.close()
+        with self._lock:
+            self._proving.pop(threading.current_thread(), None)
+            if proven and not self._closed:
+                caller.setblocking(False)
+                self._proven.append(caller)
+                os.write(self._wake_w, b"w")
+            else:
+                caller.close()
+
+    def _hand_over(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_r, 4096)
+        with self._lock:
+            proven, self._proven = self._proven, []
+        for caller in proven:
+            self._welcome(Peer(caller))
+
+    def settle(self) -> None:
+        """Hand over whoever is about to prove itself: what a caller said last may be on its way."""
+        with self._lock:
+            proving = list(self._proving)
+        for thread in proving:
+            thread.join(_LAST_PROOFS)
+        self._hand_over()
+
+    def close(self) -> None:
+        """Stop listening, and end every proof that is under way."""
+        self._selector.unregister(self._listener)
+        self._selector.unregister(self._wake_r)
+        self._listener.close()
+        with self._lock:
+            self._closed = True
+            proving = list(self._proving.items())
+            for _, caller in proving:
+                with contextlib.suppress(OSError):
+                    caller.shutdown(socket.SHUT_RDWR)
+        for thread, _ in proving:
+            thread.join()
+        with self._lock:
+            for caller in self._proven:
+                caller.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        os.unlink(self.address)

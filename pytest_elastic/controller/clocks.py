@@ -1,0 +1,57 @@
+"""The times that end a launch, or a part of it: the deadline, and the grace after a failure."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+class Clocks:
+    """Deadlines of one launch, by ``time.monotonic()``.
+
+    Args:
+        timeout: Seconds until the deadline, or ``None`` for none.
+        grace: Seconds from a failure to the end of those that it concerns.
+    """
+
+    def __init__(self, *, timeout: float | None, grace: float) -> None:
+        self._grace = grace
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self._end = math.inf
+        self._worlds: dict[str, float] = {}
+
+    def rank_failed(self, world: str) -> None:
+        """Note that a rank has failed: the others of its world get the grace time, counted from the first failure."""
+        self._worlds.setdefault(world, time.monotonic() + self._grace)
+
+    def agent_failed(self, *, alone: bool) -> None:
+        """Note that an agent has failed for good: other nodes get the grace time."""
+        if self._end == math.inf:
+            self._end = time.monotonic() + (0.0 if alone else self._grace)
+
+    def patience(self) -> float | None:
+        """Return the seconds until the next of these times; ``None`` if there is none."""
+        nearest = min(self._deadline, self._end, *self._worlds.values(), math.inf)
+        return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+
+    def deadline_has_come(self) -> bool:
+        """Tell, once, that the deadline has come."""
+        if time.monotonic() < self._deadline:
+            return False
+        self._deadline = math.inf
+        return True
+
+    def end_has_come(self) -> bool:
+        """Tell, once, that the grace time after an agent's failure is over."""
+        if time.monotonic() < self._end:
+            return False
+        self._end = math.inf
+        return True
+
+    def expired_worlds(self) -> list[str]:
+        """Return, once each, the worlds whose grace time is over."""
+        now = time.monotonic()
+        expired = [world for world, ends in self._worlds.items() if now >= ends]
+        # Kept with no time: what fails in such a world from now on starts no second grace.
+        self._worlds.update(dict.fromkeys(expired, math.inf))
+        return expired

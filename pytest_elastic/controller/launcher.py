@@ -1,0 +1,165 @@
+"""``elastic_launch``: what the fixture of that name gives to a test."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pytest
+
+from pytest_elastic.controller.entrypoint import make_entry_point
+from pytest_elastic.controller.holding import run_of
+from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.planning import Request
+from pytest_elastic.controller.run import ElasticRun
+from pytest_elastic.controller.server import remove_run_directory
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.options import LAUNCH_ARGUMENTS
+from pytest_elastic.pickling import pickle_exception
+from pytest_elastic.report.verdict import judge, not_preloaded
+from pytest_elastic.result import LaunchResult
+from pytest_elastic.roles import role
+from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
+from pytest_elastic.warning import ElasticWarning
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
+_OWN_ARGUMENTS: Final = (
+    "kwargs",
+    "check",
+    "agents",
+    "config",
+    "rdzv_configs",
+    "rdzv_endpoint",
+    "agent",
+    "agent_error",
+)
+_BESIDE_CONFIG: Final = ("timeout", "env")
+
+
+class ElasticLaunch:
+    """Launches real torch elastic agents from inside a test."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        if role(request.config) != "controller":
+            pytest.fail(
+                "fixture 'elastic_launch' was requested by a test that itself runs on ranks (marker elastic): "
+                "launch from a test without the marker",
+                pytrace=False,
+            )
+        self._request = request
+        self._run: ElasticRun = run_of(request.config)
+        self._owner = os.getpid()
+        self._plans: list[LaunchPlan] = []
+
+    def __call__(
+        self,
+        entrypoint: Callable[..., Any] | str | os.PathLike[str],
+        *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        check: bool = True,
+        agents: int | None = None,
+        config: LaunchConfig | None = None,
+        rdzv_configs: Mapping[str, Any] | None = None,
+        rdzv_endpoint: str = "",
+        agent: Literal["process", "inline"] = "process",
+        agent_error: BaseException | None = None,
+        **settings: Any,
+    ) -> LaunchResult:
+        """Run an entry point on ``nnodes * nproc`` ranks and wait for the end.
+
+        Args:
+            entrypoint: A callable of any kind; the path of a ``.py`` file, run by this interpreter; or a command.
+            *args: Its positional arguments.
+            kwargs: Keyword arguments of a callable.
+            check: Raise if the launch failed. ``False`` returns the result, with its ``failures``, as
+                ``subprocess.run`` does.
+            agents: How many of the nodes come; default all.
+            config: torch's ``LaunchConfig``, for every setting of torch's. Beside it only ``kwargs``, ``check``,
+                ``timeout``, ``agents``, ``agent``, ``agent_error`` and ``env``; its log specs and event handler are
+                replaced.
+            rdzv_configs: Settings of the rendezvous backend, over the built-in ones.
+            rdzv_endpoint: Endpoint of the rendezvous; by default one is made, for etcd by ``etcd_server``.
+            agent: ``"process"``, or ``"inline"`` to run the agent in a thread of the pytest process, where torch's
+                agent can be patched.
+            agent_error: Exception that the agents raise instead of running.
+            **settings: The arguments of the marker ``elastic``: ``nproc``, ``nnodes``, ``timeout`` (seconds), ...
+
+        Returns:
+            The values by rank, and all else that is known.
+
+        Raises:
+            WorkerFailedError: A rank failed; also torch's ``ChildFailedError``.
+            AgentFailedError: An agent failed.
+            ElasticTimeoutError: The deadline came.
+            ElasticError: An argument is not allowed, or the preloaded server could not start.
+        """
+        __tracebackhide__ = True
+        spec = self._spec(settings, config, bool(rdzv_configs) or bool(rdzv_endpoint))
+        if agent not in ("process", "inline"):
+            raise ArgumentError(f'elastic_launch(agent=): got {agent!r}, expected "process" or "inline"')
+        if agent_error is not None and not isinstance(agent_error, BaseException):
+            raise ArgumentError(f"elastic_launch(agent_error=): got {agent_error!r}, expected an exception")
+        entry = make_entry_point(entrypoint, args, kwargs if kwargs is not None else {})
+        if entry.command is not None and "backend" in settings:
+            raise ArgumentError(
+                f"elastic_launch(backend=): got {spec.backend!r} for a command; only functions and tests get a group"
+            )
+        request = Request(
+            name=entry.name,
+            entry=entry,
+            agents=agents,
+            config=config,
+            rdzv_configs=rdzv_configs or {},
+            rdzv_endpoint=rdzv_endpoint or self._endpoint(spec, config),
+            inline=agent == "inline",
+            agent_error=None if agent_error is None else pickle_exception(agent_error),
+            modules=self._run.modules,
+        )
+        plan = self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+        self._plans.append(plan)
+        return self._finish(plan, check=check)
+
+    def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
+        __tracebackhide__ = True
+        check_names("elastic_launch", list(settings), (*LAUNCH_ARGUMENTS, *_OWN_ARGUMENTS))
+        if config is not None:
+            if not hasattr(config, "rdzv_backend"):
+                raise ArgumentError(f"elastic_launch(config=): got {config!r}, expected a torch LaunchConfig")
+            check_names("elastic_launch(config=)", list(settings), _BESIDE_CONFIG)
+            if has_rendezvous:
+                raise ArgumentError("elastic_launch(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
+        # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
+        given = {name: value for name, value in self._run.given.items() if name != "backend"}
+        return make_spec("elastic_launch", settings, given)
+
+    def _endpoint(self, spec: LaunchSpec, config: LaunchConfig | None) -> str:
+        backend, endpoint = spec.rdzv_backend, ""
+        if config is not None:
+            backend, endpoint = config.rdzv_backend, config.rdzv_endpoint
+        if backend not in ("etcd", "etcd-v2") or endpoint:
+            return endpoint
+        return str(self._request.getfixturevalue("etcd_server").endpoint)
+
+    def _finish(self, plan: LaunchPlan, *, check: bool) -> LaunchResult:
+        __tracebackhide__ = True
+        launch = self._run.launch(plan)
+        record = launch.wait()
+        if launch.broken is not None:
+            raise ElasticError(not_preloaded(launch.broken))
+        verdict = judge(record)
+        for what in verdict.result.leftovers:
+            warnings.warn(ElasticWarning(f"{what}; it was ended"), stacklevel=3)
+        if check and verdict.error is not None:
+            raise verdict.error
+        return verdict.result
+
+    def close(self) -> None:
+        """Remove what the launches of the test left on disk."""
+        if os.getpid() != self._owner:
+            return
+        for plan in self._plans:
+            remove_run_directory(plan.scratch)

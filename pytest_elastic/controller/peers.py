@@ -1,0 +1,143 @@
+"""What the controller knows of one rank or agent while a launch runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_elastic import kernel
+from pytest_elastic.channel import Peer
+from pytest_elastic.forking import read_status
+from pytest_elastic.messages import (
+    AgentFinished,
+    AgentHello,
+    AgentOrder,
+    RankCaught,
+    RankExited,
+    RankFailed,
+    RankFinished,
+    RankId,
+    RankReport,
+)
+from pytest_elastic.report.records import AgentRecord, RankRecord
+
+
+@dataclass(slots=True)
+class RankState:
+    """One rank of one world."""
+
+    id: RankId
+    pid: int | None = None
+    handle: kernel.ProcessHandle | None = None
+    peer: Peer | None = None
+    hello_ns: int | None = None
+    failed: RankFailed | None = None
+    finished: RankFinished | None = None
+    caught: RankCaught | None = None
+    reports: list[RankReport] = field(default_factory=list)
+    exited: RankExited | None = None
+    killed: bool = False
+    was_stopped: bool = False
+
+    def hold(self, pid: int) -> bool:
+        """Take hold of the rank's process; return whether that is new."""
+        if self.handle is not None:
+            return False
+        self.pid = pid
+        self.handle = kernel.ProcessHandle(pid)
+        return True
+
+    def alive(self) -> bool:
+        """Tell whether the process is known and runs."""
+        return self.handle is not None and self.handle.alive()
+
+    def over(self) -> bool:
+        """Tell whether nothing more is to come from this rank."""
+        return self.exited is not None or (self.handle is not None and not self.handle.alive())
+
+    def bad(self) -> bool:
+        """Tell whether this rank has failed for sure."""
+        if self.failed is not None or self.caught is not None or any_failed(self.reports):
+            return True
+        if self.exited is None or self.exited.exitcode == 0:
+            return False
+        return self.finished is None or not (self.killed or self.exited.stopped)
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self.alive():
+            assert self.handle is not None
+            self.killed = True
+            self.handle.send(signal.SIGKILL)
+
+    def record(self, directory: Path) -> RankRecord:
+        """Return what is known, for the verdict."""
+        return RankRecord(
+            id=self.id,
+            directory=directory / self.id.world / str(self.id.rank),
+            hello_ns=self.hello_ns,
+            failed=self.failed,
+            caught=self.caught,
+            finished=self.finished,
+            reports=tuple(self.reports),
+            exited=self.exited,
+            killed=self.killed,
+            was_stopped=self.was_stopped,
+        )
+
+
+def any_failed(reports: list[RankReport]) -> bool:
+    """Tell whether one of a rank's reports is a failure."""
+    return any(report.outcome == "failed" for report in reports)
+
+
+@dataclass(slots=True)
+class AgentState:
+    """One agent."""
+
+    order: AgentOrder
+    status_fd: int | None = None
+    status: bytes = b""
+    handle: kernel.ProcessHandle | None = None
+    peer: Peer | None = None
+    hello: AgentHello | None = None
+    finished: AgentFinished | None = None
+    exitcode: int | None = None
+    ended: bool = False
+    killed: bool = False
+
+    def read_status(self) -> tuple[kernel.ProcessHandle | None, bool]:
+        """Read what the server says of the process; return it if it has just started, and whether it has ended."""
+        assert self.status_fd is not None
+        data = os.read(self.status_fd, 16 - len(self.status))
+        self.status += data
+        started = None
+        if self.handle is None and len(self.status) >= 8:
+            started = self.handle = kernel.ProcessHandle(read_status(self.status[:8]))
+        if len(self.status) == 16:
+            self.exitcode = read_status(self.status[8:])
+        self.ended = len(self.status) == 16 or not data
+        return started, self.ended
+
+    def kill(self) -> None:
+        """End the process now."""
+        if not self.ended and self.handle is not None:
+            self.killed = True
+            self.handle.send(signal.SIGKILL)
+
+    def record(self) -> AgentRecord:
+        """Return what is known, for the verdict."""
+        try:
+            log = (Path(self.order.directory) / f"agent-{self.order.node}.log").read_text(errors="replace")
+        except OSError:
+            log = ""
+        return AgentRecord(
+            node=self.order.node,
+            finished=self.finished,
+            exitcode=self.exitcode,
+            killed=self.killed,
+            said_hello=self.hello is not None,
+            log=log,
+        )

@@ -1,0 +1,136 @@
+"""What one launch is to do, complete and checked, before anything is started."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_elastic.messages import AgentOrder, ItemOrder, RankOrder
+
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchPlan:
+    """A launch.
+
+    Attributes:
+        directory: Where the output of the ranks goes.
+        scratch: Private directory for everything else; its name is the launch's.
+        key: Authentication key of the channel.
+        name: Name of the entry point, by torchrun's rule.
+        config: Fields of torch's ``LaunchConfig`` by name.
+        agents: How many agents are started.
+        timeout: Deadline in seconds from the start, or ``None``.
+        grace: Seconds between a failure and the end of those that it concerns.
+        environ: Environment of the launching test, ready for agents and ranks.
+        cwd: Its working directory.
+        sys_path: Its ``sys.path``.
+        seed: Seed of the ranks' random generators, or ``None``.
+        backend: Process group made before the work, or ``None``.
+        function: Cloudpickled function with its arguments, or ``None``.
+        command: Command line, or ``None``.
+        item: Test that ranks run, or ``None``.
+        modules: Name and file of the test modules that pytest has imported.
+        inline: The agent runs in a thread of the pytest process.
+        agent_error: Pickled exception that the agents raise instead of running, or ``None``.
+        host_store: The rendezvous has no endpoint: its store is hosted here.
+    """
+
+    directory: Path
+    scratch: Path
+    key: bytes = field(repr=False)
+    name: str
+    config: dict[str, Any]
+    agents: int
+    timeout: float | None
+    grace: float
+    environ: dict[str, str] = field(repr=False)
+    cwd: str
+    sys_path: list[str] = field(repr=False)
+    seed: int | None = None
+    backend: str | None = None
+    function: bytes | None = field(default=None, repr=False)
+    command: tuple[str, ...] | None = None
+    item: ItemOrder | None = None
+    modules: dict[str, str] = field(default_factory=dict, repr=False)
+    inline: bool = False
+    agent_error: bytes | None = field(default=None, repr=False)
+    host_store: bool = False
+
+    @property
+    def nproc(self) -> int:
+        """Ranks a node."""
+        return int(self.config["nproc_per_node"])
+
+    @property
+    def needs_safe_server(self) -> bool:
+        """Ranks are forked from the preloaded server."""
+        return self.command is None and self.config["start_method"] == "forkserver"
+
+    @property
+    def hosts_store_outside(self) -> bool:
+        """The store of the rendezvous gets a process of its own."""
+        return self.host_store and self.config["rdzv_backend"] == "c10d"
+
+    def open_store_socket(self) -> socket.socket | None:
+        """Open a socket for the store of the rendezvous, on loopback only; ``None`` if it needs none.
+
+        It listens from the start, so that whoever knows the port can connect before the store is there. A static
+        rendezvous opens its store by itself: its port is only held, by a socket that does not listen.
+        """
+        if not self.host_store:
+            return None
+        store = socket.socket()
+        store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        store.bind(("127.0.0.1", 0))
+        if not self.holds_port:
+            store.listen(4096)
+        return store
+
+    @property
+    def holds_port(self) -> bool:
+        """The port of the store is held until the end of the launch."""
+        return bool(self.config["rdzv_backend"] == "static")
+
+    def rank_order(self, channel: str) -> RankOrder:
+        """Return what the ranks are told."""
+        return RankOrder(
+            channel=channel,
+            key=self.key,
+            environ=self.environ,
+            sys_path=self.sys_path,
+            grace=self.grace,
+            seed=self.seed,
+            backend=self.backend,
+            function=self.function,
+            item=self.item,
+            modules=self.modules,
+        )
+
+    def agent_order(self, node: int, channel: str, *, store_port: int | None, store_fd: int | None) -> AgentOrder:
+        """Return what an agent is told."""
+        config = dict(self.config)
+        if self.host_store and self.config["rdzv_backend"] in ("c10d", "static"):
+            config["rdzv_endpoint"] = f"127.0.0.1:{store_port}"
+        return AgentOrder(
+            launch=self.scratch.name,
+            node=node,
+            directory=str(self.directory),
+            scratch=str(self.scratch),
+            channel=channel,
+            key=self.key,
+            environ=self.environ,
+            cwd=self.cwd,
+            sys_path=self.sys_path,
+            command=self.command,
+            name=self.name,
+            config=config,
+            grace=self.grace,
+            exit_barrier=self.timeout if self.timeout is not None else _DAY,
+            agent_error=self.agent_error,
+            store_port=store_port,
+            store_fd=store_fd,
+        )

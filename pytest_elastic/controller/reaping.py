@@ -1,0 +1,35 @@
+"""The controller's side of the reaper."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pytest_elastic.services import reaper
+
+
+class Reaper:
+    """A process that ends what is left of this run if pytest cannot do so itself.
+
+    Args:
+        directory: The run's private directory; its name is the mark that processes of the run carry.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__, str(os.getpid()), str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """End the reaper: nothing is left for it to do."""
+        try:
+            self._process.communicate(b"q", timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,75 @@
+"""Who takes part in a launch, and what each has told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_elastic.controller.peers import AgentState, RankState
+from pytest_elastic.messages import RankId
+from pytest_elastic.report.records import AgentRecord, RankRecord
+
+
+class Roster:
+    """The agents of a launch, and the ranks of all of its worlds.
+
+    Attributes:
+        agents: In order of start.
+        worlds: Names of the worlds, in the order in which they were heard of.
+        events: torch's events, as JSON.
+        leftovers: What ranks left behind, a line each.
+    """
+
+    def __init__(self) -> None:
+        self.agents: list[AgentState] = []
+        self.worlds: list[str] = []
+        self.events: list[str] = []
+        self.leftovers: list[str] = []
+        self._ranks: dict[tuple[str, int], RankState] = {}
+
+    def rank(self, id: RankId) -> RankState:  # noqa: A002 (the field's name)
+        """Return a rank; it is added if nothing was heard of it before."""
+        key = (id.world, id.rank)
+        if key not in self._ranks:
+            self._ranks[key] = RankState(id)
+            if id.world not in self.worlds:
+                self.worlds.append(id.world)
+        return self._ranks[key]
+
+    def ranks(self) -> list[RankState]:
+        """Return the ranks of all worlds."""
+        return list(self._ranks.values())
+
+    def of_world(self, world: str) -> list[RankState]:
+        """Return the ranks of one world, in order."""
+        return sorted((rank for rank in self.ranks() if rank.id.world == world), key=lambda rank: rank.id.rank)
+
+    def last_world(self) -> list[RankState]:
+        """Return the ranks of the world that formed last, in order."""
+        return self.of_world(self.worlds[-1]) if self.worlds else []
+
+    def of_node(self, node: int) -> list[RankState]:
+        """Return the ranks that an agent started."""
+        return [rank for rank in self.ranks() if rank.id.node == node]
+
+    def by_pid(self) -> dict[int, RankState | AgentState]:
+        """Return every process that is known, by its id."""
+        everybody: list[RankState | AgentState] = [*self.ranks(), *self.agents]
+        return {process.handle.pid: process for process in everybody if process.handle is not None}
+
+    def over(self) -> bool:
+        """Tell whether every agent has ended and no rank is alive."""
+        return all(agent.ended for agent in self.agents) and not any(rank.alive() for rank in self.ranks())
+
+    def release(self) -> None:
+        """Give back what holds the processes."""
+        for process in self.by_pid().values():
+            if process.handle is not None:
+                process.handle.close()
+
+    def rank_records(self, directory: Path) -> tuple[RankRecord, ...]:
+        """Return what is known of the ranks, for the verdict."""
+        return tuple(rank.record(directory) for rank in self.ranks())
+
+    def agent_records(self) -> tuple[AgentRecord, ...]:
+        """Return what is known of the agents, for the verdict."""
+        return tuple(agent.record() for agent in self.agents)

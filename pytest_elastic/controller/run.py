@@ -1,0 +1,205 @@
+"""What one pytest session holds: the preloaded server, the reaper, and the launches that use them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pytest_elastic.controller.environment import needs_fresh_interpreter
+from pytest_elastic.controller.launch import Launch
+from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.planning import Request, make_plan
+from pytest_elastic.controller.reaping import Reaper
+from pytest_elastic.controller.server import (
+    PreloadedServer,
+    PreloadOrder,
+    make_run_directory,
+    remove_run_directory,
+    session_options,
+)
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.messages import SessionOrder
+from pytest_elastic.options import SETTINGS, Given
+from pytest_elastic.spec import LaunchSpec
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class ElasticRun:
+    """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed."""
+
+    def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
+        self.given: Final = given
+        self._config = config
+        self._owner = os.getpid()
+        self._directory: Path | None = None
+        self._reaper: Reaper | None = None
+        self._server: PreloadedServer | None = None
+        self._torch_only: PreloadedServer | None = None
+        self._environ_at_start: dict[str, str] = {}
+        self._files: tuple[str, ...] = ()
+        self._numbers = itertools.count()
+        self._unsafe: str | None = None
+        self.modules: dict[str, str] = {}
+
+    def setting(self, name: str) -> object:
+        """Return a setting of the run: option, ini key or default."""
+        return self.given[name].value if name in self.given else SETTINGS[name].default
+
+    # --- the server ---
+
+    def start_early(self) -> None:
+        """Start the server while tests are still being collected: both import torch at the same time."""
+        if self._server is None and threading.current_thread() is threading.main_thread():
+            self._server = self._start_server()
+
+    def collected(self, files: tuple[str, ...], modules: dict[str, str]) -> None:
+        """Take note of which files hold tests that use ranks; without one, end a server that was started early."""
+        self._files = files
+        self.modules = modules
+        if self._server is None:
+            return
+        if files:
+            self._server.preload(self._preload_order())
+        else:
+            self.close()
+
+    def _preload_order(self) -> PreloadOrder:
+        return PreloadOrder(session=self.session_order(self._files))
+
+    def session_order(self, files: tuple[str, ...]) -> SessionOrder:
+        """Return how to make this pytest session once more."""
+        config = self._config
+        return SessionOrder(
+            args=tuple(config.invocation_params.args),
+            invocation_dir=str(config.invocation_params.dir),
+            options=session_options(config.option),
+            workerinput=worker_input(config),
+            files=files,
+            sys_path=[path or str(config.invocation_params.dir) for path in sys.path],
+        )
+
+    def _start_server(self, *, torch_only: bool = False) -> PreloadedServer:
+        if self._directory is None:
+            self._directory = make_run_directory()
+            self._reaper = Reaper(self._directory)
+            self._environ_at_start = dict(os.environ)
+        return PreloadedServer(
+            invocation_dir=self._config.invocation_params.dir,
+            directory=self._directory,
+            torch_only=torch_only,
+        )
+
+    def _server_for(self, plan: LaunchPlan) -> PreloadedServer:
+        if self._server is None or not self._server.alive():
+            if self._server is not None:
+                self._server.stop()
+            self._server = self._start_server()
+        self._server.preload(self._preload_order())
+        if self._unsafe is None or not plan.needs_safe_server:
+            return self._server
+        if self._torch_only is None or not self._torch_only.alive():
+            if self._torch_only is not None:
+                self._torch_only.stop()
+            self._torch_only = self._start_server(torch_only=True)
+        return self._torch_only
+
+    # --- launches ---
+
+    def plan(self, spec: LaunchSpec, request: Request, *, nodeid: str) -> LaunchPlan:
+        """Make the plan of a launch for a test."""
+        __tracebackhide__ = True
+        if os.getpid() != self._owner:
+            raise ElasticError(
+                "elastic_launch was called in a process that the test forked; launch from the pytest process itself"
+            )
+        launch = f"{self.directory.name}-{next(self._numbers)}"
+        scratch = self.directory / launch
+        logs = self.setting("log_dir")
+        directory = scratch / "logs"
+        if logs is not None:
+            directory = self._config.invocation_params.dir / str(logs) / safe_name(nodeid) / launch
+        grace = self.setting("grace")
+        assert isinstance(grace, float)
+        plan = make_plan(
+            spec,
+            request,
+            run=self.directory.name,
+            launch=launch,
+            scratch=scratch,
+            directory=directory,
+            grace=grace,
+        )
+        if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
+            plan.config["start_method"] = "spawn"
+        return plan
+
+    def make_temporary_directory(self) -> Path:
+        """Make a directory in which the ranks of a test have their temporary directories; kept as pytest's own are."""
+        factory = getattr(self._config, "_tmp_path_factory", None)
+        if factory is None:  # -p no:tmpdir
+            return Path(tempfile.mkdtemp(prefix="ranks-", dir=self.directory))
+        return Path(factory.mktemp("ranks"))
+
+    @property
+    def directory(self) -> Path:
+        """The run's private directory; the server is started with it."""
+        if self._directory is None:
+            self._server = self._start_server()
+        assert self._directory is not None
+        return self._directory
+
+    def launch(self, plan: LaunchPlan) -> Launch:
+        """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
+        server = self._server_for(plan)
+        launch = Launch(plan, server)
+        launch.start()
+        if plan.needs_safe_server and self._unsafe is None:
+            launch.wait_until(lambda: launch.admitted)
+            if launch.unsafe is not None:
+                launch.close()
+                self._unsafe = launch.unsafe
+                launch = Launch(plan, self._server_for(plan))
+                launch.start()
+        return launch
+
+    def close(self) -> None:
+        """End every process of the run and remove its directory."""
+        if os.getpid() != self._owner:
+            return  # a fork of pytest: nothing of this is its own
+        for server in (self._server, self._torch_only):
+            if server is not None:
+                server.stop()
+        self._server = self._torch_only = None
+        if self._reaper is not None:
+            self._reaper.dismiss()
+            self._reaper = None
+        if self._directory is not None:
+            remove_run_directory(self._directory)
+            self._directory = None
+
+
+def worker_input(config: pytest.Config) -> dict[str, object]:
+    """Return the ``config.workerinput`` of the copies: the controller's own under xdist, else one like it."""
+    own = getattr(config, "workerinput", None)
+    if own is not None:
+        return dict(own)
+    return {
+        "workerid": "master",
+        "workercount": 1,
+        "testrunuid": f"elastic-{os.getpid()}",
+        "mainargv": list(sys.argv),
+        "randomly_seed": getattr(config.option, "randomly_seed", None),
+    }
+
+
+def safe_name(nodeid: str) -> str:
+    """Make a directory name of a node id."""
+    return re.sub(r"[^\w.=\[\]-]+", "-", nodeid)[-120:].strip("-") or "launch"

@@ -1,0 +1,43 @@
+"""Ask ranks for their Python stacks, and know when they have written them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from pytest_elastic import kernel
+from pytest_elastic.controller.peers import RankState
+from pytest_elastic.worker.stacks import FILE_NAME, STACK_SIGNAL
+
+_PATIENCE: Final = 0.5
+"""Seconds that ranks get; those that can write need a few milliseconds."""
+
+
+class StackRequest:
+    """A request to all ranks that live.
+
+    Args:
+        ranks: The ranks.
+        directory: Directory of the launch's output.
+    """
+
+    def __init__(self, ranks: Collection[RankState], directory: Path) -> None:
+        self._ends = time.monotonic() + _PATIENCE
+        self._files: dict[Path, RankState] = {}
+        self._sizes: list[int] | None = None
+        for rank in ranks:
+            if rank.handle is not None and rank.alive():
+                self._files[directory / rank.id.world / str(rank.id.rank) / FILE_NAME] = rank
+                rank.was_stopped = kernel.is_stopped(rank.handle.pid)
+                rank.handle.send(STACK_SIGNAL)
+                if rank.was_stopped:
+                    rank.handle.send(signal.SIGCONT)  # the pending signal is acted on first
+
+    def answered(self) -> bool:
+        """Tell whether every rank that lives has written, and none more since the last look; or time is up."""
+        sizes = [file.stat().st_size if file.exists() else 0 for file, rank in self._files.items() if rank.alive()]
+        before, self._sizes = self._sizes, sizes
+        return time.monotonic() >= self._ends or (all(sizes) and sizes == before)

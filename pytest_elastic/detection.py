@@ -1,0 +1,129 @@
+"""Which tests are elastic, and what follows from it in each hook. PYTEST_DONT_REWRITE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_elastic.controller.holding import RUN, run_of
+from pytest_elastic.roles import GIVEN, role
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.item import ElasticItem
+
+_HINT: Final = re.compile(rb"\belastic_launch\b|\bmark\.elastic\(")
+ELASTIC: Final[pytest.StashKey[ElasticItem]] = pytest.StashKey()
+
+
+def arguments_of(item: pytest.Item) -> dict[str, Any] | None:
+    """Return the merged arguments of a test's marks, or ``None`` if the test is none of ours.
+
+    The closest mark wins, argument by argument. Positional arguments are under the key ``"*"``.
+    """
+    marks = list(item.iter_markers("elastic"))
+    if not marks:
+        return None
+    arguments: dict[str, Any] = {}
+    for mark in reversed(marks):
+        if mark.args:
+            arguments["*"] = mark.args
+        arguments.update(mark.kwargs)
+    if not arguments and "nproc" not in item.config.stash[GIVEN]:
+        return None
+    return arguments
+
+
+def look_ahead(path: Path, config: pytest.Config) -> None:
+    """Start the server if a file that is about to be imported shows signs of elastic tests.
+
+    A wrong guess costs a process that is ended, silently, when collection is over.
+    """
+    if role(config) != "controller" or RUN in config.stash or only_looks(config):
+        return
+    try:
+        hint = _HINT.search(path.read_bytes())
+    except OSError:
+        return  # pytest says so when it imports the file.
+    if hint is not None:
+        run_of(config).start_early()
+
+
+def only_looks(config: pytest.Config) -> bool:
+    """Tell whether the session runs no test."""
+    names = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
+    return any(config.getoption(name, False) for name in names)
+
+
+def tell_server(session: pytest.Session) -> None:
+    """Tell the server which files to collect, now that it is known which tests run."""
+    config = session.config
+    if role(config) != "controller" or only_looks(config):
+        return
+    ours = [
+        item
+        for item in session.items
+        if arguments_of(item) is not None or "elastic_launch" in getattr(item, "fixturenames", ())
+    ]
+    if not ours and RUN not in config.stash:
+        return
+    files = tuple(dict.fromkeys(str(item.path) for item in ours))
+    modules = {}
+    for item in session.items:
+        module = getattr(item, "module", None)
+        file = getattr(module, "__file__", None)
+        if module is not None and file is not None:
+            modules[module.__name__] = file
+    run = run_of(config)
+    if files:
+        run.start_early()
+    run.collected(files, modules)
+
+
+def end_shared(config: pytest.Config) -> None:
+    """End the run's etcd in the main process of pytest-xdist, whose workers only borrow it."""
+    if role(config) != "controller" or hasattr(config, "workerinput") or not getattr(config.option, "tx", None):
+        return
+    factory: Any = getattr(config, "_tmp_path_factory", None)
+    basetemp = getattr(factory, "_basetemp", None)
+    if basetemp is not None and (basetemp / "elastic").is_dir():
+        from pytest_elastic.services.etcd import stop_shared
+
+        stop_shared(basetemp / "elastic")
+
+
+@contextmanager
+def on_ranks(item: pytest.Item) -> Iterator[None]:
+    """Replace the three phases of an elastic test by those of a launch, while pytest runs its protocol."""
+    launches = role(item.config) == "controller" and not only_looks(item.config)
+    arguments = arguments_of(item) if launches else None
+    if arguments is None:
+        yield
+        return
+    from pytest_elastic.controller.item import ElasticItem
+
+    elastic = item.stash[ELASTIC] = ElasticItem(item, arguments)
+    replaced = {"setup": elastic.setup, "runtest": elastic.runtest, "teardown": elastic.teardown}
+    vars(item).update(replaced)
+    try:
+        yield
+    finally:
+        for name in replaced:
+            vars(item).pop(name, None)
+        elastic.close()
+        del item.stash[ELASTIC]
+
+
+def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Finish a report of the controller's: what ranks said, and what etcd wrote."""
+    elastic = item.stash.get(ELASTIC, None)
+    if elastic is not None:
+        elastic.complete(report)
+    if report.failed and any(name.startswith("etcd_server") for name in getattr(item, "fixturenames", ())):
+        from pytest_elastic.services.etcd import add_etcd_section
+
+        add_etcd_section(item, report)

@@ -1,0 +1,151 @@
+"""The few things that only the operating system can do: end with a parent, hold a process by its identity."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_LINUX: Final = sys.platform == "linux"
+# Looked up once: a forked child must not search for libraries before it has asked to die with its parent.
+_LIBC: Final = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed (SIGKILL) when its parent ends.
+
+    The kernel ties this to the *thread* that forked, so parents fork from a thread that lives as long as they do.
+
+    Args:
+        parent: Process id that the parent is expected to have. If it is another one already, the parent ended
+            before the request was in force, and this process ends at once.
+    """
+    if _LIBC is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant that loses its own, so that none gets out of sight."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid: int) -> set[int]:
+    """Return the process ids of the direct children of ``pid``; empty if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        # No such file: macOS, a kernel without it, or the process is gone. psutil knows a slower way.
+        import psutil
+
+        try:
+            return {child.pid for child in psutil.Process(pid).children()}
+        except psutil.NoSuchProcess:
+            return set()
+    except ProcessLookupError:
+        return set()
+    return {int(word) for word in text.split()}
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the process ids of all descendants of ``pid``."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        new = children(todo.pop()) - found
+        found |= new
+        todo += new
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process, or an empty text if it is gone or about to be."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # A process that is just ending has neither a command line nor an executable any more.
+        return " ".join(process.cmdline()) or (process.name() if process.exe() else "")
+    except psutil.Error:
+        return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process was stopped by a signal such as SIGSTOP."""
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).status()) == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
+class ProcessHandle:
+    """A process that this one did not fork, held so that its id can never mean another process.
+
+    Attributes:
+        pid: Process id.
+        fd: Descriptor that becomes readable when the process has ended; ``None`` where the system has none.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid: Final = pid
+        self.fd: int | None = None
+        self._gone = False
+        if _LINUX:
+            try:
+                self.fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._gone = True
+
+    def alive(self) -> bool:
+        """Tell whether the process still runs."""
+        if self._gone:
+            return False
+        if self.fd is not None:
+            self._gone = bool(select.select([self.fd], [], [], 0)[0])
+        else:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                self._gone = True
+        return not self._gone
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the process to end, ``timeout`` seconds at most; return whether it has."""
+        if self.fd is not None and not self._gone:
+            self._gone = bool(select.select([self.fd], [], [], timeout)[0])
+            return self._gone
+        deadline = time.monotonic() + timeout
+        while self.alive() and time.monotonic() < deadline:
+            select.select([], [], [], 0.01)
+        return not self.alive()
+
+    def send(self, signum: int) -> None:
+        """Send a signal; nothing happens if the process has ended."""
+        if not self.alive():
+            return
+        try:
+            if self.fd is not None:
+                signal.pidfd_send_signal(self.fd, signum)
+            else:
+                os.kill(self.pid, signum)
+        except ProcessLookupError:
+            self._gone = True
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+            self._gone = True

@@ -1,0 +1,351 @@
+"""What crosses a process border, each a frozen dataclass, each pickled over an authenticated channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Address = str
+"""Path of a Unix socket; later also ``(host, port)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankId:
+    """Which rank of which world speaks.
+
+    Attributes:
+        world: Name of the world (one round of the rendezvous); equal on all of its ranks.
+        rank: Global rank.
+        local_rank: Rank on its node.
+        node: Index of the agent, in order of start.
+        group_rank: Rank of the node in this world, as the rendezvous gave it.
+        world_size: Number of ranks of the world.
+        restart: How often torch restarted the workers before this round.
+    """
+
+    world: str
+    rank: int
+    local_rank: int
+    node: int
+    group_rank: int
+    world_size: int
+    restart: int
+
+
+# --- controller to agent and rank ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentOrder:
+    """Everything an agent process needs.
+
+    Attributes:
+        launch: Name of the launch; part of every name that it makes visible to the system.
+        node: Index of this agent, in order of start.
+        directory: Where the output of the ranks goes.
+        scratch: Private directory of the launch.
+        channel: Address of the controller.
+        key: Authentication key of the channel.
+        environ: Environment of the launching test.
+        cwd: Its working directory.
+        sys_path: Its ``sys.path``.
+        command: Entry point and arguments of a script or command, or ``None`` for a function or a test.
+        name: Name of the entry point, by torchrun's rule.
+        config: Fields of torch's ``LaunchConfig`` by name.
+        grace: Seconds that workers get between SIGTERM and SIGKILL.
+        exit_barrier: Seconds an agent waits for the others after its own workers ended.
+        agent_error: Pickled exception that the agent raises instead of running.
+        store_port: Port of the agents' own store, where one process of several hosts it.
+        store_fd: Index among the inherited descriptors of the listening socket of that store; ``None`` where
+            this agent does not host it.
+    """
+
+    launch: str
+    node: int
+    directory: str
+    scratch: str
+    channel: Address
+    key: bytes
+    environ: dict[str, str]
+    cwd: str
+    sys_path: list[str]
+    command: tuple[str, ...] | None
+    name: str
+    config: dict[str, Any]
+    grace: float
+    exit_barrier: float
+    agent_error: bytes | None = None
+    store_port: int | None = None
+    store_fd: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankOrder:
+    """Everything a rank needs; one file that all ranks of a launch read.
+
+    Attributes:
+        channel: Address of the controller.
+        key: Authentication key of the channel.
+        environ: Environment of the launching test; what torch's agent sets for the rank comes on top.
+        sys_path: Its ``sys.path``.
+        grace: Seconds that threads and children left behind get.
+        seed: Seed of the random generators, or ``None`` to leave them alone.
+        backend: Process group that is initialised before the work begins, or ``None``.
+        function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
+        item: Test to run, or ``None``.
+        modules: Name and file of the test modules that pytest imported, for what the pickle names.
+    """
+
+    channel: Address
+    key: bytes
+    environ: dict[str, str]
+    sys_path: list[str]
+    grace: float
+    seed: int | None = None
+    backend: str | None = None
+    function: bytes | None = None
+    item: ItemOrder | None = None
+    modules: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemOrder:
+    """A test that ranks run.
+
+    Attributes:
+        nodeid: pytest's node id.
+        occurrence: Which one, where several tests share the id.
+        path: File of the test.
+        basetemp: Directory under which each rank has its own ``tmp_path``.
+        session: How to make the pytest session, for a rank that has none from the server.
+    """
+
+    nodeid: str
+    occurrence: int
+    path: str
+    basetemp: str
+    session: SessionOrder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionOrder:
+    """How to make the controller's pytest session once more.
+
+    Attributes:
+        args: Command-line arguments of the controller.
+        invocation_dir: Directory from which pytest was started.
+        options: The controller's resolved ``config.option``, as far as it pickles.
+        workerinput: ``config.workerinput`` of the copy.
+        files: Files with tests that run on ranks.
+        sys_path: ``sys.path`` of the controller.
+    """
+
+    args: tuple[str, ...]
+    invocation_dir: str
+    options: dict[str, Any]
+    workerinput: dict[str, Any]
+    files: tuple[str, ...]
+    sys_path: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The controller's leave to start. A rank that has not heard it runs nothing."""
+
+
+# --- agent to controller ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentHello:
+    """First message of an agent.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        pid: Its process id.
+        broken: Why the preloaded server cannot serve (a traceback), or ``None``.
+        unsafe: What the server says of modules after whose import forking is not safe, or ``None``.
+    """
+
+    node: int
+    pid: int
+    broken: str | None
+    unsafe: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundStarted:
+    """An agent has started the workers of one round.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        ranks: Rank of each worker, in order of local rank.
+        pids: Their process ids, in the same order.
+    """
+
+    node: int
+    ranks: tuple[RankId, ...]
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankExited:
+    """A worker process has ended.
+
+    Attributes:
+        id: Which one.
+        exitcode: Exit code; ``-n`` for death by signal ``n``.
+        time_ns: ``time.monotonic_ns()`` when the agent noticed.
+        stopped: The agent was stopping its workers already: a death by SIGTERM is its own doing.
+        forced: It had been for longer than the grace time: a death by SIGKILL is its own doing too.
+    """
+
+    id: RankId
+    exitcode: int
+    time_ns: int
+    stopped: bool
+    forced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventRecorded:
+    """torch recorded an event.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        event: The event as torch serialises it (JSON).
+    """
+
+    node: int
+    event: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentFinished:
+    """Last message of an agent.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        state: ``"SUCCEEDED"`` or ``"FAILED"`` (workers failed, or the agent itself).
+        exception: Pickled exception of the agent itself, or ``None``.
+        traceback: Its traceback.
+        shutdowns: How often the rendezvous handler was shut down.
+        rounds: How many rounds of the rendezvous it took part in.
+        restarts: How often it restarted its workers because some failed.
+        group_rank: Its rank in the last round, or ``None`` if it never had one.
+    """
+
+    node: int
+    state: Literal["SUCCEEDED", "FAILED"]
+    exception: bytes | None
+    traceback: str
+    shutdowns: int
+    rounds: int
+    restarts: int
+    group_rank: int | None
+
+
+# --- rank to controller -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankHello:
+    """First message of a rank; it runs nothing before it hears :class:`Go`."""
+
+    id: RankId
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankFailed:
+    """A rank's work ended badly.
+
+    Attributes:
+        id: Which rank.
+        time_ns: ``time.monotonic_ns()`` when the exception was caught.
+        how: ``"raised"``, ``"exited"`` (``sys.exit``), or ``"result"`` (the value cannot be sent).
+        type: Qualified name of the exception's class.
+        message: Its text.
+        traceback: Its traceback.
+        exception: The exception, pickled, or ``None`` if it cannot be.
+        exitcode: Argument of ``sys.exit`` as an exit code, or ``None``.
+    """
+
+    id: RankId
+    time_ns: int
+    how: Literal["raised", "exited", "result"]
+    type: str
+    message: str
+    traceback: str
+    exception: bytes | None = None
+    exitcode: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankCaught:
+    """A phase of a rank's test has just failed; the report, which takes a while to make, follows.
+
+    Attributes:
+        id: Which rank.
+        time_ns: ``time.monotonic_ns()`` when the exception was caught.
+        when: ``"setup"``, ``"call"`` or ``"teardown"``.
+        type: Qualified name of the exception's class.
+        message: Its text.
+    """
+
+    id: RankId
+    time_ns: int
+    when: str
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankReport:
+    """One pytest report of a rank, sent the moment it exists.
+
+    Attributes:
+        id: Which rank.
+        time_ns: ``time.monotonic_ns()`` when the exception behind it was caught, else when it was made.
+        when: ``"setup"``, ``"call"`` or ``"teardown"``.
+        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        written: How many bytes the rank had written to standard output and standard error by then.
+        report: The report, pickled.
+        dropped: What others hung on the report and cannot be sent, by name.
+        exception: The exception behind a failed or skipped one, pickled, or ``None``.
+        type: Qualified name of that exception's class, or an empty text.
+    """
+
+    id: RankId
+    time_ns: int
+    when: str
+    outcome: str
+    written: tuple[int, int]
+    report: bytes
+    exception: bytes | None
+    type: str
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankFinished:
+    """A rank's work is complete.
+
+    Attributes:
+        id: Which rank.
+        time_ns: ``time.monotonic_ns()`` when the work was complete.
+        started_ns: The same clock when the work began.
+        value: Pickled value of the function; ``None`` for a test or a script.
+        leftovers: Names of non-daemon threads and child processes that still run.
+    """
+
+    id: RankId
+    time_ns: int
+    started_ns: int
+    value: bytes | None
+    leftovers: tuple[str, ...]
+
+
+RankMessage = RankHello | RankFailed | RankCaught | RankReport | RankFinished
+AgentMessage = AgentHello | RoundStarted | RankExited | EventRecorded | AgentFinished
+Message = RankMessage | AgentMessage

@@ -1,0 +1,333 @@
+"""Every setting, declared once: its check, its default, its option and its ini key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import pytest
+
+Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One setting of a launch or of the run.
+
+    Attributes:
+        name: Stem of the option, the ini key and the marker's argument.
+        default: Its value where nobody sets it.
+        allowed: What is allowed, in words.
+        check: Tells whether a value is allowed.
+        parse: Makes a value from the text of an option or ini key; raises ``ValueError``.
+        help: What it does, for ``--help``.
+        option: It has a command-line option.
+        launch: It is an argument of the marker and of ``elastic_launch``.
+        flag: The option takes no value.
+        metavar: Placeholder in ``--help``.
+    """
+
+    name: str
+    default: Any
+    allowed: str
+    check: Check
+    parse: Callable[[str], Any]
+    help: str
+    option: bool = True
+    launch: bool = True
+    flag: bool = False
+    metavar: str | None = None
+
+    @property
+    def ini(self) -> str:
+        """Return the name of the ini key."""
+        return f"elastic_{self.name}"
+
+    @property
+    def flag_name(self) -> str:
+        """Return the command-line option."""
+        return "--elastic-" + self.name.replace("_", "-")
+
+    def refuse(self, source: str, value: object) -> str:
+        """Return the line that says that a value is not allowed."""
+        return f"{source}: got {value!r}, expected {self.allowed}"
+
+
+def _integer(least: int) -> Check:
+    return lambda value: type(value) is int and value >= least
+
+
+def _seconds(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and 0 < value < math.inf)  # type: ignore[operator]
+
+
+def _one_of(*words: str) -> Check:
+    return lambda value: isinstance(value, str) and value in words
+
+
+def _nproc(value: object) -> bool:
+    return _integer(1)(value) or (isinstance(value, str) and value in ("auto", "cpu", "gpu", "xpu"))
+
+
+def _nnodes(value: object) -> bool:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+        return match is not None and 1 <= int(match[1]) <= int(match[2] or match[1])
+    return _integer(1)(value)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def _whole_or_none(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+def _word_or_none(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+def _boolean(text: str) -> bool:
+    words = {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
+    return words[text.lower()] if text.lower() in words else bool(int(text))
+
+
+def _variables(text: str) -> dict[str, str]:
+    pairs = [line.strip() for line in text.splitlines() if line.strip()]
+    if not all("=" in pair.lstrip("=") for pair in pairs):
+        raise ValueError(text)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _environment(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(k, str) and k and "=" not in k and "\0" not in k and isinstance(v, str) and "\0" not in v
+        for k, v in value.items()
+    )
+
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            name="nproc",
+            default=2,
+            allowed='an int >= 1, "auto", "cpu", "gpu" or "xpu"',
+            check=_nproc,
+            parse=_number_or_word,
+            help="ranks a node (torchrun's --nproc-per-node)",
+            metavar="N",
+        ),
+        Setting(
+            name="nnodes",
+            default=1,
+            allowed='an int >= 1, or "min:max" with 1 <= min <= max',
+            check=_nnodes,
+            parse=_number_or_word,
+            help="number of nodes, each with an agent of its own",
+            option=False,
+        ),
+        Setting(
+            name="backend",
+            default=None,
+            allowed='None (no process group), "auto", or the name of a torch.distributed backend such as "gloo"',
+            check=lambda value: value is None or _text(value),
+            parse=_word_or_none,
+            help="process group that is initialised before the test's fixtures: gloo, nccl, auto, none, ...",
+            metavar="NAME",
+        ),
+        Setting(
+            name="device",
+            default="cpu",
+            allowed='"cpu" (accelerators are not supported yet)',
+            check=_one_of("cpu"),
+            parse=str,
+            help="device of the ranks; cpu is the only one so far",
+            metavar="NAME",
+        ),
+        Setting(
+            name="timeout",
+            default=300.0,
+            allowed="seconds > 0, or None for no deadline",
+            check=_seconds,
+            parse=_number_or_none,
+            help="deadline of each launch in seconds, or none",
+            metavar="SECONDS",
+        ),
+        Setting(
+            name="max_restarts",
+            default=0,
+            allowed="an int >= 0",
+            check=_integer(0),
+            parse=int,
+            help="how often agents may restart failed workers",
+            option=False,
+        ),
+        Setting(
+            name="rdzv_backend",
+            default=None,
+            allowed='"local", "c10d", "static", "etcd" or "etcd-v2"',
+            check=lambda value: value is None or _one_of("local", "c10d", "static", "etcd", "etcd-v2")(value),
+            parse=_word_or_none,
+            help="rendezvous backend: local, c10d, static, etcd or etcd-v2",
+            option=False,
+        ),
+        Setting(
+            name="isolation",
+            default="function",
+            allowed='"function" (fresh processes for each test; "module" and "session" are not supported yet)',
+            check=_one_of("function"),
+            parse=str,
+            help="how long ranks live: function is the only value so far",
+            metavar="SCOPE",
+        ),
+        Setting(
+            name="start_method",
+            default="forkserver",
+            allowed='"forkserver" or "spawn"',
+            check=_one_of("forkserver", "spawn"),
+            parse=str,
+            help="how ranks are started: forkserver (from a preloaded server) or spawn",
+            metavar="METHOD",
+        ),
+        Setting(
+            name="env",
+            default={},
+            allowed="a dict of str to str",
+            check=_environment,
+            parse=_variables,
+            help="environment variables of the ranks, a line NAME=VALUE each",
+            option=False,
+        ),
+        Setting(
+            name="seed",
+            default=0,
+            allowed="an int from 0 to 2**64 - 1, or None to leave the generators alone",
+            check=lambda value: value is None or (_integer(0)(value) and value < 2**64),
+            parse=_whole_or_none,
+            help="seed of random, numpy and torch on every rank, or none",
+            option=False,
+        ),
+        Setting(
+            name="grace",
+            default=2.0,
+            allowed="seconds > 0",
+            check=lambda value: value is not None and _seconds(value),
+            parse=float,
+            help="seconds that the other ranks get to end once one has failed, before they are killed",
+            option=False,
+            launch=False,
+        ),
+        Setting(
+            name="log_dir",
+            default=None,
+            allowed="the path of a directory",
+            check=lambda value: value is None or _text(value),
+            parse=str,
+            help="keep the logs of every rank in this directory",
+            launch=False,
+            metavar="DIR",
+        ),
+        Setting(
+            name="show_output",
+            default="failed",
+            allowed='"failed", "all" or "none"',
+            check=_one_of("failed", "all", "none"),
+            parse=str,
+            help="ranks whose output a failure shows: those that failed, all, or none",
+            launch=False,
+            metavar="{failed,all,none}",
+        ),
+        Setting(
+            name="strict",
+            default=False,
+            allowed="true or false",
+            check=lambda value: isinstance(value, bool),
+            parse=_boolean,
+            help="fail a test for which there are too few accelerators, instead of skipping it",
+            launch=False,
+            flag=True,
+        ),
+    )
+}
+LAUNCH_ARGUMENTS: Final = tuple(name for name, setting in SETTINGS.items() if setting.launch)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option and ini key to pytest."""
+    group = parser.getgroup("elastic", "tests on many ranks (pytest-elastic)")
+    for setting in SETTINGS.values():
+        parser.addini(setting.ini, f"{setting.help} (default: {setting.default!r})", type="string", default=None)
+        if setting.flag:
+            group.addoption(
+                setting.flag_name,
+                dest=setting.ini,
+                action="store_const",
+                const="true",
+                default=None,
+                help=setting.help,
+            )
+        elif setting.option:
+            group.addoption(
+                setting.flag_name, dest=setting.ini, metavar=setting.metavar, default=None, help=setting.help
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A setting that an option or ini key gives.
+
+    Attributes:
+        value: Its value, checked.
+        source: ``--elastic-nproc`` or ``ini elastic_nproc``.
+    """
+
+    value: Any
+    source: str
+
+
+def read_options(config: pytest.Config) -> dict[str, Given]:
+    """Read and check the options and ini keys that are set.
+
+    Raises:
+        pytest.UsageError: One of them is not allowed; pytest prints that line and exits with 4.
+    """
+    import pytest
+
+    given = {}
+    for setting in SETTINGS.values():
+        text, source = config.getoption(setting.ini, None), setting.flag_name
+        if text is None:
+            text, source = config.getini(setting.ini), f"ini {setting.ini}"
+        if text is None or text == "":
+            continue
+        try:
+            value = setting.parse(str(text).strip())
+        except (ValueError, KeyError):
+            raise pytest.UsageError(setting.refuse(source, text)) from None
+        if not setting.check(value):
+            raise pytest.UsageError(setting.refuse(source, text))
+        given[setting.name] = Given(value=value, source=source)
+    return given

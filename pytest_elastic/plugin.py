@@ -1,0 +1,73 @@
+"""The plugin: hooks that each call one function. PYTEST_DONT_REWRITE."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from pytest_elastic import detection
+from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
+    _elastic_ports,
+    elastic_launch,
+    etcd_server,
+    etcd_server_factory,
+    free_port,
+    free_port_factory,
+    free_socket,
+    free_socket_factory,
+    local_rank,
+    rank,
+    world_size,
+)
+from pytest_elastic.options import add_options, read_options
+from pytest_elastic.roles import GIVEN
+
+MARKER = (
+    "elastic(nproc=, nnodes=, backend=, timeout=, ...): run the whole test on each of nnodes * nproc ranks, started "
+    "by real torch elastic agents. Without arguments, and without a default nproc from --elastic-nproc or the ini "
+    "file, the mark is left alone."
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options, and hold the run's state."""
+    config.addinivalue_line("markers", MARKER)
+    config.stash[GIVEN] = read_options(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the servers that the run's processes shared."""
+    detection.end_shared(config)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
+    """Start the server as early as a file shows that it is going to be needed."""
+    detection.look_ahead(module_path, parent.config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tell the server what to collect, or end it if nothing needs it."""
+    detection.tell_server(session)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Have the ranks run a marked test: its three phases become those of a launch."""
+    with detection.on_ranks(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put what the ranks reported in the place of what the controller saw."""
+    report = yield
+    detection.complete_report(item, report)
+    return report

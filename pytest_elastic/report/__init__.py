@@ -1,0 +1,1 @@
+"""Pure code that turns what ranks and agents said into a verdict."""

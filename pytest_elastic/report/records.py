@@ -1,0 +1,113 @@
+"""What is known of a launch when it is over: plain data from which every verdict is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_elastic.messages import (
+    AgentFinished,
+    RankCaught,
+    RankExited,
+    RankFailed,
+    RankFinished,
+    RankId,
+    RankReport,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankRecord:
+    """One rank of one world.
+
+    Attributes:
+        id: Which rank.
+        directory: Where its output is.
+        hello_ns: When it reported, or ``None`` if it never did.
+        failed: Its own record of a failure.
+        finished: Its own record of success.
+        caught: Its last word on a phase of its test that failed, sent before the report was made.
+        reports: pytest's reports, in order.
+        exited: What the agent saw of its end.
+        killed: The controller killed it.
+        was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
+    """
+
+    id: RankId
+    directory: Path
+    hello_ns: int | None = None
+    failed: RankFailed | None = None
+    finished: RankFinished | None = None
+    caught: RankCaught | None = None
+    reports: tuple[RankReport, ...] = ()
+    exited: RankExited | None = None
+    killed: bool = False
+    was_stopped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentRecord:
+    """One agent.
+
+    Attributes:
+        node: Index, in order of start.
+        finished: Its own last message.
+        exitcode: Exit code of its process, or ``None`` if nobody saw it or it has no process.
+        killed: The controller killed it.
+        said_hello: It came to life.
+        log: What it wrote.
+    """
+
+    node: int
+    finished: AgentFinished | None
+    exitcode: int | None
+    killed: bool
+    said_hello: bool
+    log: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchRecord:
+    """One launch.
+
+    Attributes:
+        name: Name of the entry point.
+        command: The ranks ran a command: its exit code is its outcome.
+        timeout: The deadline in seconds, or ``None``.
+        timed_out: The deadline came before the end.
+        started_ns: ``time.monotonic_ns()`` at the start.
+        ended_ns: The same at the end.
+        nodes: How many agents were started.
+        nproc: Ranks a node.
+        worlds: Names of the worlds, in the order in which they formed.
+        ranks: Every rank of every world.
+        agents: In order of start.
+        events: torch's events.
+        leftovers: What ranks left behind.
+        directory: Where all output is.
+        server_lost: The preloaded server died; its last words.
+        server_words: What the server wrote last, where an agent could not say how it ended.
+    """
+
+    name: str
+    command: bool
+    timeout: float | None
+    timed_out: bool
+    started_ns: int
+    ended_ns: int
+    nodes: int
+    nproc: int
+    worlds: tuple[str, ...]
+    ranks: tuple[RankRecord, ...]
+    agents: tuple[AgentRecord, ...]
+    events: tuple[str, ...]
+    leftovers: tuple[str, ...]
+    directory: Path
+    server_lost: str | None = None
+    server_words: str = ""
+
+    def last_world(self) -> tuple[RankRecord, ...]:
+        """Return the ranks of the world that formed last, in order of rank."""
+        if not self.worlds:
+            return ()
+        return tuple(sorted((r for r in self.ranks if r.id.world == self.worlds[-1]), key=lambda r: r.id.rank))

@@ -1,0 +1,93 @@
+"""Python stacks as faulthandler wrote them: where a rank was, in one line; ranks that were at one place, folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+_INTERNAL: Final = re.compile(
+    r"""^<(string|frozen\ )
+    | [/\\](pytest_elastic|_pytest|pluggy|torch)[/\\]
+    | [/\\]lib[/\\]python3\.\d+[/\\](?!site-packages)   # the standard library
+    """,
+    re.VERBOSE,
+)
+_SHOWN_STACK: Final = 60
+
+
+def read_stacks(directory: Path) -> str:
+    """Return the stacks that a rank wrote last; an empty text if there are none."""
+    try:
+        text = (directory / "stacks.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.strip()
+
+
+def shown(stack: str) -> str:
+    """Return stacks as a report shows them: without the frames, the same in each, by which a rank comes to its work."""
+    blocks: list[list[str]] = [[]]
+    for line in stack.splitlines():
+        if line.startswith(("Thread ", "Current thread ")):
+            blocks.append([])
+        if not line.startswith("Extension modules:"):
+            blocks[-1].append(line)
+    lines = [line for block in blocks for line in _down_to_the_work(block)]
+    return "\n".join(lines[:_SHOWN_STACK]).strip()
+
+
+def _down_to_the_work(block: list[str]) -> list[str]:
+    """Drop the outermost frames of a thread that are not the user's; keep all if none is."""
+    last = max((i for i, line in enumerate(block) if _is_users(line)), default=len(block))
+    return [line for i, line in enumerate(block) if i <= last or _FRAME.match(line) is None]
+
+
+def _is_users(line: str) -> bool:
+    frame = _FRAME.match(line)
+    return frame is not None and not _INTERNAL.search(frame["file"])
+
+
+def where(stack: str) -> str:
+    """Say in a few words where the main thread was: ``all_reduce at test_x.py:17``; empty if nobody knows.
+
+    Args:
+        stack: Stacks of all threads, newest frame first, as faulthandler writes them.
+    """
+    frames = [match for match in map(_FRAME.match, _main_thread(stack)) if match]
+    if not frames:
+        return ""
+    outer = next((i for i, frame in enumerate(frames) if not _INTERNAL.search(frame["file"])), None)
+    if outer is None:
+        place = frames[0]
+        return f"{place['function']} at {Path(place['file']).name}:{place['line']}"
+    place = frames[outer]
+    # Frames of torch's around the call say nothing that the called function's name does not.
+    called = next((f["function"] for f in reversed(frames[:outer]) if f["function"] not in ("wrapper", "inner")), None)
+    return f"{called or place['function']} at {Path(place['file']).name}:{place['line']}"
+
+
+def _main_thread(stack: str) -> list[str]:
+    blocks: list[list[str]] = []
+    for line in stack.splitlines():
+        if line.startswith(("Thread ", "Current thread ")):
+            blocks.append([])
+        elif blocks:
+            blocks[-1].append(line)
+    # faulthandler writes the main thread last.
+    return blocks[-1] if blocks else []
+
+
+def fold(ranks: Iterable[int]) -> str:
+    """Write a set of ranks shortly: ``rank 2``, ``ranks 0-1,3``."""
+    numbers = sorted(ranks)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"rank{'' if len(numbers) == 1 else 's'} {text}"

@@ -1,0 +1,118 @@
+"""The texts of the errors that ``elastic_launch`` raises: the cause first, then what the others were doing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Final
+
+from pytest_elastic.report.describe import shortened
+from pytest_elastic.report.records import AgentRecord, LaunchRecord
+from pytest_elastic.report.stacks import fold, shown, where
+from pytest_elastic.result import AgentResult, LaunchResult, RankFailure
+
+_SHOWN_LINES: Final = 20
+_SHOWN_LINE: Final = 2_000
+_SHOWN_TRACEBACK: Final = 40_000
+
+
+def failure_text(record: LaunchRecord, result: LaunchResult) -> str:
+    """Say which rank failed first, how, and what became of the others; then show its traceback and output."""
+    first = result.failures[0]
+    others = others_text(result)
+    lines = [f"[rank {first.rank}] {first.message}"]
+    lines += [f"{record.name or 'the launch'} failed on rank {first.rank} after {first.time:.1f} s{others}"]
+    if first.traceback:
+        lines += ["", shortened(first.traceback.rstrip(), _SHOWN_TRACEBACK)]
+    elif first.stack and first.signal not in (None, "SIGTERM", "SIGKILL"):
+        lines += ["", shown(first.stack)]
+    for failure in result.failures[1:]:
+        if not failure.collateral and failure.traceback:
+            trace = shortened(failure.traceback.rstrip(), _SHOWN_TRACEBACK // 4)
+            lines += ["", f"[rank {failure.rank}] failed too: {failure.message}", trace]
+    lines += tail_of(f"stderr of rank {first.rank}", _output(result, first, "stderr"), skip=first.traceback)
+    return "\n".join(lines)
+
+
+def others_text(result: LaunchResult) -> str:
+    """Return what the ranks beside the culprit were doing, as the end of a sentence."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for failure in result.failures[1:]:
+        groups[_state_of(failure)].append(failure.rank)
+    if result.values_by_rank:
+        groups["finished"] += list(result.values_by_rank)
+    return "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+
+
+def _state_of(failure: RankFailure) -> str:
+    if not failure.collateral:
+        return f"failed too: {failure.message}"
+    place = where(failure.stack)
+    if failure.exception is not None:
+        return "lost their peer"
+    return f"blocked in {place}, killed" if place else "killed"
+
+
+def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
+    """Say that the deadline came, and where each rank was, ranks at the same place together."""
+    finished = {r.id.rank for r in record.last_world() if r.finished is not None}
+    lines = [f"timed out after {record.timeout:g} s: {record.name or 'the launch'}"]
+    if not record.worlds and any(agent.said_hello for agent in record.agents):
+        lines.append(f"the rendezvous never completed: {nodes_text(record)}")
+    elif not record.worlds:
+        lines.append("the preloaded server did not come to start an agent: it was still importing torch or collecting")
+        lines += tail_of("log of the preloaded server", record.server_words)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for rank in record.last_world():
+        stack = stacks.get(rank.id.rank, "")
+        groups[(_doing(rank.id.rank in finished, rank.was_stopped, stack), stack)].append(rank.id.rank)
+    for (doing, stack), ranks in groups.items():
+        lines += [f"{fold(ranks)}: {doing}"]
+        if stack:
+            lines += ["", *(f"  {line}" for line in shown(stack).splitlines()), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _doing(finished: bool, stopped: bool, stack: str) -> str:
+    place = where(stack)
+    if stopped:  # what it did after it was woken for its stacks does not count
+        return "stopped by a signal (SIGSTOP)" + (f" in {place}" if place else "")
+    if finished:
+        return "finished"
+    return f"in {place}" if place else "no stack could be had"
+
+
+def nodes_text(record: LaunchRecord) -> str:
+    """Say which agents were there."""
+    came = [agent.node for agent in record.agents if agent.said_hello]
+    return f"{len(came)} agent{'' if len(came) == 1 else 's'} came (node {', '.join(map(str, came))})"
+
+
+def agent_text(agent: AgentRecord, outcome: AgentResult, server_words: str) -> str:
+    """Say how an agent ended, with its own traceback and the end of its log."""
+    if outcome.exception is None:
+        code = "" if outcome.exitcode is None else f" with exit code {outcome.exitcode}"
+        lines = [f"agent {agent.node} ended{code} before it could say how"]
+    else:
+        kind = type(outcome.exception).__name__
+        lines = [f"agent {agent.node} failed: {kind}: {outcome.exception}", "", outcome.traceback.rstrip()]
+    lines += tail_of(f"log of agent {agent.node}", agent.log, skip=outcome.traceback)
+    return "\n".join([*lines, *tail_of("log of the preloaded server", server_words)])
+
+
+def tail_of(title: str, text: str, *, skip: str = "") -> list[str]:
+    """Return the last lines of an output under a title; nothing if it is empty or only repeats ``skip``."""
+    text = text.rstrip()
+    if not text.strip() or (skip and text in skip):
+        return []
+    lines = text.splitlines()
+    cut = [f"... ({len(lines) - _SHOWN_LINES} lines more)"] if len(lines) > _SHOWN_LINES else []
+    return ["", f"--- {title} ---", *cut, *(shortened(line, _SHOWN_LINE) for line in lines[-_SHOWN_LINES:])]
+
+
+def _output(result: LaunchResult, failure: RankFailure, stream: str) -> str:
+    output = result.stderr if stream == "stderr" else result.stdout
+    try:
+        return output[failure.rank]
+    except (KeyError, OSError):
+        return ""

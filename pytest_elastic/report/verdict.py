@@ -1,0 +1,170 @@
+"""From the record of a launch to its result, and to the error that says what went wrong."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeoutError
+from pytest_elastic.pickling import UnpicklableError
+from pytest_elastic.report import text
+from pytest_elastic.report.culprit import blame, ended_by_us, is_collateral
+from pytest_elastic.report.describe import signal_name, what_happened
+from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
+from pytest_elastic.report.stacks import read_stacks
+from pytest_elastic.result import AgentResult, LaunchResult, Output, RankFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a launch came to.
+
+    Attributes:
+        result: All that is known.
+        error: What is wrong, or ``None``.
+    """
+
+    result: LaunchResult
+    error: ElasticError | None
+
+
+def load_exception(data: bytes | None, type_name: str, message: str) -> BaseException | None:
+    """Unpickle an exception of a rank or agent; a stand-in where that is not possible."""
+    if data is None:
+        return UnpicklableError(type_name, message)
+    try:
+        error = pickle.loads(data)
+    except Exception:  # noqa: BLE001 (its class may not be importable here, its __setstate__ may raise anything)
+        return UnpicklableError(type_name, message)
+    return error if isinstance(error, BaseException) else UnpicklableError(type_name, message)
+
+
+def failure_of(rank: RankRecord, culprit: RankRecord, record: LaunchRecord) -> RankFailure:
+    """Describe how one rank failed."""
+    exitcode = rank.exited.exitcode if rank.exited is not None else None
+    raised = rank.failed if rank.failed is not None and rank.failed.how != "exited" else None
+    when = rank.failed.time_ns if rank.failed else rank.exited.time_ns if rank.exited else record.ended_ns
+    return RankFailure(
+        rank=rank.id.rank,
+        node_rank=rank.id.group_rank,
+        message=what_happened(rank, work="command" if record.command else "function"),
+        exception=load_exception(raised.exception, raised.type, raised.message) if raised else None,
+        traceback=raised.traceback if raised else "",
+        exitcode=exitcode,
+        signal=signal_name(exitcode),
+        stack=read_stacks(rank.directory),
+        time=max(0.0, (when - record.started_ns) / 1e9),
+        collateral=is_collateral(rank, culprit),
+    )
+
+
+def not_preloaded(traceback: str) -> str:
+    """Say why no rank could be started, the reason in the first line, its traceback below."""
+    reason = next((line for line in reversed(traceback.splitlines()) if line.strip() and not line.startswith(" ")), "")
+    return f"the preloaded server could not start: {reason}\n{traceback}"
+
+
+def judge(record: LaunchRecord) -> Verdict:
+    """Judge a launch."""
+    ranks = record.last_world()
+    failed = blame(ranks, command=record.command)
+    result = _make_result(record, ranks, failed)
+    return Verdict(result=result, error=_error_of(record, ranks, failed, result))
+
+
+def _make_result(record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord]) -> LaunchResult:
+    bad = {rank.id.rank for rank in failed}
+    values = {rank.id.rank: _value_of(rank) for rank in ranks if rank.id.rank not in bad}
+    sizes = {rank.id.world: rank.id.world_size for rank in record.ranks}
+    return LaunchResult(
+        name=record.name,
+        values_by_rank=values,
+        stdout=Output({rank.id.rank: rank.directory / "stdout.log" for rank in ranks}),
+        stderr=Output({rank.id.rank: rank.directory / "stderr.log" for rank in ranks}),
+        exitcodes={rank.id.rank: rank.exited.exitcode if rank.exited else None for rank in ranks},
+        durations={rank.id.rank: _duration(rank, record) for rank in ranks},
+        failures=tuple(failure_of(rank, failed[0], record) for rank in failed),
+        restarts=max((agent.finished.restarts for agent in record.agents if agent.finished), default=0),
+        worlds=[sizes[world] for world in record.worlds],
+        agents=tuple(_agent_result(agent) for agent in record.agents),
+        log_dir=record.directory,
+        leftovers=record.leftovers,
+        raw_events=record.events,
+    )
+
+
+def _value_of(rank: RankRecord) -> Any:
+    value = rank.finished.value if rank.finished is not None else None
+    if value is None:
+        return None
+    try:
+        return pickle.loads(value)
+    except Exception as error:
+        raise ElasticError(
+            f"the value that rank {rank.id.rank} returned cannot be read here: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _duration(rank: RankRecord, record: LaunchRecord) -> float:
+    if rank.finished is not None:
+        return (rank.finished.time_ns - rank.finished.started_ns) / 1e9
+    begin = rank.hello_ns or record.started_ns
+    end = rank.failed.time_ns if rank.failed else rank.exited.time_ns if rank.exited else record.ended_ns
+    return max(0.0, (end - begin) / 1e9)
+
+
+def _agent_result(agent: AgentRecord) -> AgentResult:
+    finished = agent.finished
+    if finished is None:
+        return AgentResult(node_rank=None, state="KILLED", exitcode=agent.exitcode)
+    exception = None
+    if finished.exception is not None:
+        exception = load_exception(finished.exception, "Exception", finished.traceback.strip().rpartition("\n")[2])
+    return AgentResult(
+        node_rank=finished.group_rank,
+        state=finished.state,
+        exitcode=agent.exitcode,
+        exception=exception,
+        traceback=finished.traceback,
+        rendezvous_shutdown=finished.shutdowns == 1,
+        rendezvous_rounds=finished.rounds,
+        restarts=finished.restarts,
+    )
+
+
+def _error_of(
+    record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord], result: LaunchResult
+) -> ElasticError | None:
+    # A rank that failed on its own says more than a deadline, an agent or a server that ended after it.
+    own_fault = bool(failed) and not _ended_from_outside(failed[0], record)
+    if own_fault:
+        from pytest_elastic.worker_failed import WorkerFailedError
+
+        return WorkerFailedError(text.failure_text(record, result), result=result)
+    if record.server_lost is not None:
+        return ElasticError(f"the preloaded server died while {record.name or 'a launch'} ran\n{record.server_lost}")
+    if record.timed_out:
+        assert record.timeout is not None
+        stacks = {rank.id.rank: read_stacks(rank.directory) for rank in ranks}
+        return ElasticTimeoutError(
+            text.timeout_text(record, stacks), timeout=record.timeout, stacks=stacks, result=result
+        )
+    for agent, outcome in zip(record.agents, result.agents, strict=True):
+        if outcome.exception is not None or outcome.state == "KILLED":
+            return AgentFailedError(text.agent_text(agent, outcome, record.server_words), agent=outcome, result=result)
+    if failed:
+        from pytest_elastic.worker_failed import WorkerFailedError
+
+        return WorkerFailedError(text.failure_text(record, result), result=result)
+    missing = [rank for rank in range(ranks[0].id.world_size) if rank not in result] if ranks else [0]
+    if missing:
+        return ElasticError(f"{record.name or 'the launch'} ended without an outcome of ranks {missing}")
+    return None
+
+
+def _ended_from_outside(rank: RankRecord, record: LaunchRecord) -> bool:
+    """Tell whether the first of the failed ranks is not the cause: it was ended, or died with the server."""
+    if record.server_lost is not None and rank.failed is None:
+        return True  # multiprocessing reports an exit code of 255 for every child of a server that is gone
+    return ended_by_us(rank)

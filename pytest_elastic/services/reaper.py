@@ -1,0 +1,67 @@
+"""A small process that outlives pytest by a moment: it ends what carries a run's mark once pytest is gone.
+
+Ranks, agents and the server die with pytest by the kernel's hand. This is for what that cannot reach: processes that
+ranks started, systems without it, and the run's directory. It ends nothing that does not carry the mark, and does
+nothing if pytest dismisses it. Standard library only; run by its path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+
+_PATIENCE = 2.0
+
+
+def marked_processes(mark: bytes) -> list[int]:
+    """Return the processes of this user whose environment holds the mark (Linux; elsewhere none are found)."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    if mark in file.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
+
+
+def end_marked(mark: bytes) -> None:
+    """Kill the marked processes, and those that they start meanwhile."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        pids = marked_processes(mark)
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # Killed processes need a moment to go; nobody here is told when they have.
+        select.select([], [], [], 0.01)
+
+
+def main(pytest_pid: int, directory: str) -> None:
+    """Wait for pytest to end or to dismiss this process."""
+    watched = [sys.stdin.fileno()]
+    # Where there is no such thing, the closing of standard input tells too, if no fork of pytest holds it open.
+    with contextlib.suppress(AttributeError, OSError):
+        watched.append(os.pidfd_open(pytest_pid))
+    ready, _, _ = select.select(watched, [], [])
+    if sys.stdin.fileno() in ready and os.read(0, 1) == b"q":
+        return
+    name = os.path.basename(directory)
+    end_marked(f"PYTEST_ELASTIC_RUN={name}".encode())
+    for semaphore in glob.glob(f"/dev/shm/sem.{glob.escape(name)}-*"):
+        os.unlink(semaphore)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,17 @@
+"""What the preloaded server runs in processes of their own; importable where torch is not loaded."""
+
+from __future__ import annotations
+
+
+def run_agent(order_file: str) -> None:
+    """Run the agent that a file describes."""
+    from pytest_elastic.agent.main import main
+
+    main(order_file)
+
+
+def host_store() -> None:
+    """Host the store of a c10d rendezvous, outside of every agent, until the process is ended."""
+    from pytest_elastic.agent.store_host import host
+
+    host()

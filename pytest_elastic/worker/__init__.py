@@ -1,0 +1,1 @@
+"""What runs in the preloaded server and in the ranks forked from it."""

@@ -1,0 +1,126 @@
+"""A rank of a launch that runs a function or a test: what torch's agent calls in each worker process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from pytest_elastic import kernel
+from pytest_elastic.channel import Outbox
+from pytest_elastic.messages import RankFinished, RankOrder
+from pytest_elastic.worker import server_state
+from pytest_elastic.worker.failure import describe
+from pytest_elastic.worker.group import process_group
+from pytest_elastic.worker.identity import Identity, take_identity
+from pytest_elastic.worker.joining import join
+from pytest_elastic.worker.leaving import Exit
+from pytest_elastic.worker.rendezvous import prepare_rendezvous
+from pytest_elastic.worker.stacks import write_stacks_to
+from pytest_elastic.worker.surroundings import (
+    apply_environment,
+    apply_seed,
+    apply_to_torch,
+    line_buffered_output,
+)
+
+
+def main() -> None:
+    """Run the work of this rank, telling the controller of each step."""
+    me = take_identity()
+    forked = server_state.state is not None
+    # torch's own wrapper has asked for SIGINT instead, some microseconds ago.
+    kernel.die_with_parent(server_state.state.pid if server_state.state is not None else me.agent)
+    order: RankOrder = pickle.loads(me.order.read_bytes())
+    server_state.own_tracker()
+    apply_environment(order, me)
+    line_buffered_output()
+    write_stacks_to(me.directory)
+    outbox = join(me, order)
+    exit = Exit(order.grace)  # noqa: A001 (what it is)
+    pid = os.getpid()
+    try:
+        _work(order, me, outbox, exit, forked=forked)
+    except BaseException as error:
+        if os.getpid() != pid:
+            traceback.print_exc()
+            os._exit(1)
+        if not exit.told:
+            # An error of this package's own, or of what prepares torch: it is told like any other.
+            outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=0))
+        raise
+    if os.getpid() != pid:
+        os._exit(0)  # A child that the work forked and that came back here: only its parent is the rank.
+
+
+def _work(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit, *, forked: bool) -> None:  # noqa: A002
+    if forked:
+        apply_to_torch()
+    else:
+        from pytest_elastic.worker.names import stop_reverse_lookups
+
+        stop_reverse_lookups()
+    prepare_rendezvous()
+    apply_seed(order.seed)
+    started_ns = time.monotonic_ns()
+    if order.item is not None:
+        from pytest_elastic.worker.item import run_item
+
+        exit.code = run_item(order, order.item, me, outbox)
+        exit.told = True
+        value = None
+        if exit.code != 0:
+            # The reports have told everything; torch's agent only has to see that this worker failed.
+            sys.exit(exit.code)
+    else:
+        value = _run_function(order, me, outbox, exit)
+    outbox.send(
+        RankFinished(
+            id=me.id,
+            time_ns=time.monotonic_ns(),
+            started_ns=started_ns,
+            value=value,
+            leftovers=exit.leftovers(),
+        )
+    )
+    exit.code = 0
+
+
+def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) -> bytes:  # noqa: A002
+    from pytest_elastic.worker.function import UnsendableValueError, call
+
+    try:
+        with process_group(order.backend):
+            return call(order)
+    except SystemExit as error:
+        exit.told = True
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="exited", skip=3, exitcode=code))
+        exit.code = code
+        _leave_as_exited(error, code)
+    except UnsendableValueError as error:
+        exit.told = True
+        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="result", skip=3))
+        raise
+    except BaseException as error:
+        exit.told = True
+        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=3))
+        if isinstance(error, Exception):
+            raise
+        # torch takes a KeyboardInterrupt for a success: it would wait for this rank's value for ever.
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _leave_as_exited(error: SystemExit, code: int) -> NoReturn:
+    if isinstance(error.code, str):
+        print(error.code, file=sys.stderr)
+    if code == 0:
+        # torch takes sys.exit(0) for a return value of None; the agent must see a worker that is gone.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""Make ``env://`` and ``tcp://`` initialisation dependable where rank 0 hosts the store, as it does here.
+
+A rank that is early waits for rank 0 to open MASTER_PORT instead of being refused: torch tries again after about half
+a second (torch/csrc/distributed/c10d/TCPStore.cpp, an exponential back-off), which one launch in a few would lose.
+
+A second ``init_process_group`` would connect some ranks to the store of the first, which rank 0 is just closing. So
+rank 0 keeps its store until it ends, and each further group of a process finds its keys under a prefix of its own:
+every rank makes the same groups in the same order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import parse_qs, urlparse
+
+_INTERVAL: Final = 0.001
+_LISTEN: Final = "0A"
+_LOOPBACK: Final = ("127.0.0.1", "localhost")
+
+
+def prepare_rendezvous() -> None:
+    """Have ``env://`` and ``tcp://`` initialisation of this process wait for its port, and keep its store."""
+    # Not "from torch.distributed import": that name is a function there.
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    for scheme in ("env", "tcp"):
+        handlers = rendezvous._rendezvous_handlers
+        handlers[scheme] = _dependable(handlers[scheme])
+
+
+def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    groups: Counter[str] = Counter()
+    kept: dict[str, Any] = {}
+
+    def rendezvous(url: str, timeout: timedelta = timedelta(minutes=30), **kwargs: Any) -> Iterator[Any]:
+        from torch.distributed import PrefixStore
+
+        address = urlparse(url)
+        query = parse_qs(address.query)
+        rank = query.get("rank", [os.environ.get("RANK", "")])[0]
+        host = address.hostname or os.environ.get("MASTER_ADDR", "")
+        port = str(address.port or os.environ.get("MASTER_PORT", ""))
+        here = host in _LOOPBACK and port.isdigit() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+        if not here:
+            yield from handler(url, timeout=timeout, **kwargs)
+            return
+        if rank != "0":
+            wait_for_port(int(port), timeout.total_seconds())
+        for store, number, size in handler(url, timeout=timeout, **kwargs):
+            if rank == "0":
+                kept.setdefault(port, store)
+            group = groups[port]
+            groups[port] += 1
+            yield (PrefixStore(f"group-{group}", store) if group else store), number, size
+
+    return rendezvous
+
+
+def wait_for_port(port: int, timeout: float) -> bool:
+    """Wait until a process of this machine listens on a TCP port; return whether one does."""
+    deadline = time.monotonic() + timeout
+    while not is_listening(port):
+        if time.monotonic() >= deadline:
+            return False
+        select.select([], [], [], _INTERVAL)
+    return True
+
+
+def is_listening(port: int) -> bool:
+    """Tell whether a process of this machine listens on a TCP port (Linux; true where that cannot be told)."""
+    wanted = f":{port:04X}"
+    for table in ("/proc/net/tcp6", "/proc/net/tcp"):
+        try:
+            with open(table) as file:
+                for line in file:
+                    words = line.split()
+                    if words[1].endswith(wanted) and words[3] == _LISTEN:
+                        return True
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,56 @@
+"""Make a rank's surroundings those of the launching test, and apply again what torch read when it was imported."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+from pytest_elastic.messages import RankOrder
+from pytest_elastic.worker.identity import Identity
+
+
+def apply_environment(order: RankOrder, me: Identity) -> None:
+    """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top."""
+    own = {key: os.environ[key] for key in me.keys if key in os.environ}
+    os.environ.clear()
+    os.environ.update(order.environ)
+    os.environ.update(own)
+
+
+def line_buffered_output() -> None:
+    """Have each line reach the rank's log when it is written: a killed process flushes nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+def apply_to_torch() -> None:
+    """Apply the environment to a torch that was imported before it was known: threads, debug level."""
+    import torch
+    import torch.distributed as dist
+
+    try:
+        threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+    except ValueError:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads > 0 and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    if "TORCH_DISTRIBUTED_DEBUG" in os.environ:
+        dist.set_debug_level_from_env()
+
+
+def apply_seed(seed: int | None) -> None:
+    """Seed random, numpy (if it is loaded) and torch alike on every rank.
+
+    ``None`` gives each rank what a fresh interpreter has, a seed of its own: forked ranks would share the server's.
+    """
+    import torch
+
+    random.seed(seed)
+    if seed is None:
+        torch.seed()
+    else:
+        torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(None if seed is None else seed % 2**32)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from multiprocessing.connection import Connection
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_elastic.channel import FrameDecoder, Peer
+
+
+def frames_of(payloads: list[bytes]) -> bytes:
+    """What ``multiprocessing.connection`` really writes."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(theirs.detach())
+        for payload in payloads:
+            connection.send_bytes(payload)
+        connection.close()
+        data = b""
+        while chunk := ours.recv(1 << 16):
+            data += chunk
+        return data
+
+
+@given(payloads=st.lists(st.binary(max_size=300), max_size=20), cuts=st.lists(st.integers(1, 200), max_size=50))
+def test_frames_survive_being_cut_anywhere(payloads: list[bytes], cuts: list[int]) -> None:
+    data = frames_of(payloads)
+    decoder = FrameDecoder()
+    found = []
+    for cut in cuts:
+        found += decoder.feed(data[:cut])
+        data = data[cut:]
+    found += decoder.feed(data)
+    assert found == payloads
+
+
+def test_a_long_frame_has_a_long_header() -> None:
+    decoder = FrameDecoder()
+    header = struct.pack("!i", -1) + struct.pack("!Q", 5)
+    assert decoder.feed(header[:7]) == []
+    assert decoder.feed(header[7:] + b"hel") == []
+    assert decoder.feed(b"lo") == [b"hello"]
+
+
+def test_a_size_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="frame of -7 bytes"):
+        FrameDecoder().feed(struct.pack("!i", -7))
+
+
+@given(noise=st.binary(max_size=400))
+def test_noise_neither_hangs_nor_crashes_the_decoder(noise: bytes) -> None:
+    decoder = FrameDecoder()
+    try:
+        frames = decoder.feed(noise)
+    except ValueError:
+        return
+    assert sum(len(frame) + 4 for frame in frames) <= len(noise)
+
+
+def test_a_peer_gives_whole_messages_only_and_never_blocks() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    peer = Peer(ours)
+    data = frames_of([pickle.dumps("one"), pickle.dumps("two")])
+    with theirs:
+        assert peer.messages() == []
+        theirs.sendall(data[:-3])
+        assert peer.messages() == ["one"]
+        theirs.sendall(data[-3:])
+    assert peer.messages() == ["two"]
+    assert peer.gone()
+    peer.close()
+
+
+def test_a_peer_that_dies_in_the_middle_of_a_message_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    peer = Peer(ours)
+    theirs.sendall(frames_of([b"x" * 100])[:50])
+    theirs.close()
+    assert peer.messages() == []
+    assert peer.gone()
+    peer.close()
+
+
+def test_what_a_controller_sends_a_connection_reads() -> None:
+    ours, theirs = socket.socketpair()
+    peer = Peer(ours)
+    peer.send({"go": 1})
+    connection = Connection(theirs.detach())
+    assert pickle.loads(connection.recv_bytes()) == {"go": 1}
+    connection.close()
+    peer.close()

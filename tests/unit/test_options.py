@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_elastic.options import SETTINGS, Setting, read_options
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "nproc": ("4", 4),
+    "nnodes": ("1:2", "1:2"),
+    "backend": ("gloo", "gloo"),
+    "device": ("cpu", "cpu"),
+    "timeout": ("2.5", 2.5),
+    "max_restarts": ("3", 3),
+    "rdzv_backend": ("c10d", "c10d"),
+    "isolation": ("function", "function"),
+    "start_method": ("spawn", "spawn"),
+    "env": ("A=1\nB=x=y", {"A": "1", "B": "x=y"}),
+    "seed": ("7", 7),
+    "grace": ("0.5", 0.5),
+    "log_dir": ("logs", "logs"),
+    "show_output": ("all", "all"),
+    "strict": ("true", True),
+}
+BAD = {
+    "nproc": "none",
+    "nnodes": "2:1",
+    "backend": " ",
+    "device": "tpu",
+    "timeout": "abc",
+    "max_restarts": "-1",
+    "rdzv_backend": "zk",
+    "isolation": "session",
+    "start_method": "fork",
+    "env": "A",
+    "seed": "x",
+    "grace": "0",
+    "log_dir": "",
+    "show_output": "some",
+    "strict": "perhaps",
+}
+
+
+class FakeConfig:
+    """Only what ``read_options`` asks of pytest's configuration."""
+
+    def __init__(self, *, options: dict[str, str] | None = None, ini: dict[str, str] | None = None) -> None:
+        self._options, self._ini = options or {}, ini or {}
+
+    def getoption(self, name: str, default: object) -> object:
+        return self._options.get(name, default)
+
+    def getini(self, name: str) -> object:
+        return self._ini.get(name)
+
+
+def read(**kwargs: dict[str, str]) -> dict[str, Any]:
+    return {name: given.value for name, given in read_options(FakeConfig(**kwargs)).items()}  # type: ignore[arg-type]
+
+
+def test_every_setting_is_tried() -> None:
+    assert set(GOOD) == set(BAD) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_from_the_ini_file(name: str) -> None:
+    text, value = GOOD[name]
+    assert read(ini={f"elastic_{name}": text}) == {name: value}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_absent_setting_is_not_given(name: str) -> None:
+    assert name not in read()
+
+
+def test_the_option_wins_over_the_ini_file() -> None:
+    assert read(options={"elastic_nproc": "8"}, ini={"elastic_nproc": "2"}) == {"nproc": 8}
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS.values() if BAD[s.name].strip()], ids=lambda s: str(s.name))
+def test_a_bad_setting_is_one_line_that_names_its_source(setting: Setting) -> None:
+    for kwargs, source in (
+        ({"ini": {setting.ini: BAD[setting.name]}}, f"ini {setting.ini}"),
+        ({"options": {setting.ini: BAD[setting.name]}}, setting.flag_name),
+    ):
+        with pytest.raises(pytest.UsageError) as error:
+            read(**kwargs)
+        assert str(error.value) == f"{source}: got {BAD[setting.name]!r}, expected {setting.allowed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"), [("timeout", "none", None), ("seed", "none", None), ("backend", "none", None)]
+)
+def test_none_can_be_written(name: str, text: str, value: object) -> None:
+    assert read(ini={f"elastic_{name}": text}) == {name: value}
+
+
+def test_option_names() -> None:
+    flags = {setting.flag_name for setting in SETTINGS.values() if setting.option}
+    assert flags == {
+        "--elastic-nproc",
+        "--elastic-timeout",
+        "--elastic-backend",
+        "--elastic-device",
+        "--elastic-start-method",
+        "--elastic-isolation",
+        "--elastic-strict",
+        "--elastic-show-output",
+        "--elastic-log-dir",
+    }
