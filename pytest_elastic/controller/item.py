@@ -16,7 +16,7 @@ from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import ItemOrder, RankReport
 from pytest_elastic.report import merge
-from pytest_elastic.report.culprit import ended_by_us
+from pytest_elastic.report.culprit import ended_by_us, has_failed
 from pytest_elastic.report.merge import PHASES, Culprit, When
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.verdict import judge, load_exception, not_preloaded
@@ -266,7 +266,7 @@ class ElasticItem:
         return [
             rank.id.rank
             for rank in ranks
-            if rank is self._culprit.rank or merge.failed_report(rank) is not None or not ended_by_us(rank)
+            if rank is self._culprit.rank or (has_failed(rank, command=False) and not ended_by_us(rank))
         ]
 
 

@@ -10,10 +10,12 @@ import pytest
 ONE_FAILS = """
 import os, sys, threading
 import pytest
+import torch.distributed as dist
 
-@pytest.mark.elastic(nproc=3, timeout=60)
+@pytest.mark.elastic(nproc=3, backend="gloo", timeout=60)
 def test_bad(rank):
     print("spoken by", rank)
+    dist.barrier()  # or rank 0 might be gone before the others have spoken
     if rank != 1:
         if rank == 0:
             sys.exit(3)
