@@ -32,6 +32,7 @@ __all__ = [
     "show_live_log_by",
     "silence_terminal",
     "stop_capture",
+    "write_lines",
 ]
 
 
@@ -74,8 +75,14 @@ def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None
     if plugin is not None:
         live = _LiveLog(show)
         live.setFormatter(plugin.log_cli_handler.formatter)
-        live.setLevel(plugin.log_cli_level or 0)
+        level = plugin.log_cli_level
         plugin.log_cli_handler = live
+        # pytest does this around the loop over all tests, which a rank has not.
+        root = logging.getLogger()
+        root.addHandler(live)
+        if level is not None:
+            live.setLevel(level)
+            root.setLevel(min(root.level, level))
 
 
 class _LiveLog(logging.Handler):
@@ -100,6 +107,14 @@ class _Nowhere(io.TextIOBase):
 
     def write(self, text: str) -> int:
         return len(text)
+
+
+def write_lines(reporter: Any, text: str) -> None:
+    """Write whole lines to the terminal, beginning at a fresh one, also behind the letter of an outcome."""
+    if reporter._tw.width_of_current_line:
+        reporter.write("\n")
+    reporter.currentfspath = None  # the next outcome begins a line of its own, with the name of the file
+    reporter.write(text, flush=True)
 
 
 def silence_terminal(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,12 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
     elastic = item.stash.get(ELASTIC, None)
     if elastic is not None:
         elastic.complete(report)
-    if report.failed and any(name.startswith("etcd_server") for name in getattr(item, "fixturenames", ())):
+    # Imported only where it was used: a session without etcd or launches does not pay for them.
+    if report.failed and "pytest_elastic.controller.launcher" in sys.modules:
+        from pytest_elastic.controller.launcher import add_output
+
+        add_output(item, report)
+    if report.failed and "pytest_elastic.services.etcd" in sys.modules:
         from pytest_elastic.services.etcd import add_etcd_section
 
         add_etcd_section(item, report)

@@ -257,10 +257,17 @@ class AgentFinished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankHello:
-    """First message of a rank; it runs nothing before it hears :class:`Go`."""
+    """First message of a rank; it runs nothing before it hears :class:`Go`.
+
+    Attributes:
+        id: Which rank.
+        pid: Its process id.
+        writes_stacks: It writes its stacks when it is asked to; a command would die of the signal.
+    """
 
     id: RankId
     pid: int
+    writes_stacks: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,7 +341,7 @@ class RankReport:
     id: RankId
     time_ns: int
     when: str
-    outcome: str
+    outcome: Literal["passed", "failed", "skipped"]
     written: tuple[int, int]
     report: bytes
     exception: bytes | None

@@ -109,6 +109,7 @@ def make_plan(
         backend=spec.backend,
         function=entry.function if entry is not None else None,
         command=entry.command if entry is not None else None,
+        script=entry is not None and entry.script,
         item=request.item,
         modules=dict(request.modules),
         inline=request.inline,

@@ -37,6 +37,7 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
         config.pluginmanager.register(runner, "elastic-runner")
+        config.pluginmanager.register(runner.group, "elastic-group")
         if wanted.live_log:
             compat.show_live_log_by(config, runner.show_live_log)
         stop.listen(stacks)
@@ -57,10 +58,14 @@ def _session(wanted: ItemOrder) -> RankSession:
 
 
 def _leave_xfail_to_controller(item: pytest.Item) -> None:
-    """Hide xfail marks: they are judged once, on what all ranks did."""
+    """Hide the xfail marks that the controller knows: they are judged once, on what all ranks did.
+
+    One that the test applies to itself while it runs (``request.applymarker``) is its rank's own.
+    """
     everything = item.iter_markers_with_node
+    known = list(item.iter_markers("xfail"))
 
     def without_xfail(name: str | None = None) -> Iterator[Any]:
-        return (pair for pair in everything(name) if pair[1].name != "xfail")
+        return (pair for pair in everything(name) if not any(pair[1] is mark for mark in known))
 
     item.iter_markers_with_node = without_xfail  # type: ignore[method-assign]

@@ -40,7 +40,7 @@ def main() -> None:
     apply_environment(order, me)
     line_buffered_output()
     stacks = write_stacks_to(me.directory)
-    outbox = join(me, order)
+    outbox = join(me, order, writes_stacks=True)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
     pid = os.getpid()
     try:

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import time
+import unittest
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,23 @@ from pytest_elastic.worker.group import end_group, make_group
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.stopping import RankStopped, Stop
 
-_EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception)
+_EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
+
+
+class GroupBeforeFixtures:
+    """Makes the process group before the fixtures, within what other plugins wrap around the phase.
+
+    Attributes:
+        backend: Its backend, or ``None`` for no group.
+    """
+
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Make the group."""
+        make_group(self.backend)
 
 
 class ItemRunner:
@@ -30,13 +47,14 @@ class ItemRunner:
 
     Attributes:
         failed: A report was a failure.
+        group: The plugin that makes the process group.
     """
 
     def __init__(self, me: Identity, outbox: Outbox, backend: str | None, stop: Stop) -> None:
         self.failed = False
         self._me = me
         self._outbox = outbox
-        self._backend = backend
+        self.group = GroupBeforeFixtures(backend)
         self._stop = stop
         self._stopped = False
         self._in_phase = False
@@ -53,9 +71,8 @@ class ItemRunner:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
-        """Make the process group before the fixtures."""
+        """Let the fixtures be stopped."""
         with self._phase(), self._stop.possible():
-            make_group(self._backend)
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -72,7 +89,7 @@ class ItemRunner:
                 yield
             finally:
                 if not self.failed:
-                    end_group(self._backend)
+                    end_group(self.group.backend)
 
     @contextmanager
     def _phase(self) -> Iterator[None]:
@@ -84,13 +101,15 @@ class ItemRunner:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell of a failure before its report, which takes a while to make."""
         caught = call.excinfo.value if call.excinfo is not None else None
         self._caught, self._caught_ns = caught, time.monotonic_ns()
         self._stopped = self._stopped or isinstance(caught, RankStopped)
-        if caught is not None and not self._stopped and not isinstance(caught, _EXPECTED):
+        # A mark that the test applied to itself: the report is going to say that this was expected.
+        expected = isinstance(caught, _EXPECTED) or item.get_closest_marker("xfail") is not None
+        if caught is not None and not self._stopped and not expected:
             self._outbox.send(
                 RankCaught(
                     id=self._me.id,
@@ -184,7 +203,7 @@ def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:
 
 def _can_be_sent(name: str, value: Any, dropped: list[str]) -> bool:
     try:
-        pickle.dumps(value)
+        pickle.loads(pickle.dumps(value))  # some can be pickled, but not made again
     except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
         dropped.append(f"{name} ({type(value).__qualname__}: {type(error).__name__})")
         return False
