@@ -234,7 +234,7 @@ def test_fixtures_are_torn_down_on_the_ranks_that_did_not_fail(pytester: pytest.
         "FAILED [rank 1] ValueError: mine",
     )
     result.assert_outcomes(failed=3)
-    left = {path.name for path in pytester.path.glob("*-?")}
+    left = {path.name for scope in ("function", "module") for path in pytester.path.glob(f"{scope}-?")}
     assert left == {f"{scope}-{rank}" for scope in ("function", "module") for rank in range(3)}
     assert "ranks 0,2 blocked in wait at test_it.py:" in report_of(result, "test_fixtures_end")
 
