@@ -15,12 +15,13 @@ from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import ItemOrder, RankReport
+from pytest_elastic.parametrizing import spec_of
 from pytest_elastic.report import merge
 from pytest_elastic.report.culprit import ended_by_us, has_failed
 from pytest_elastic.report.merge import PHASES, Culprit, When
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.verdict import judge, load_exception, not_preloaded
-from pytest_elastic.spec import ArgumentError, make_spec
+from pytest_elastic.spec import ArgumentError
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ class ElasticItem:
 
     def _start(self) -> None:
         item = self._item
-        arguments = dict(self._arguments)
-        positional = arguments.pop("*", ())
-        if positional:
-            raise ArgumentError(f"marker elastic takes keywords only, got {', '.join(map(repr, positional))}")
-        spec = make_spec("marker elastic", arguments, self._run.given)
+        spec = spec_of(item, self._arguments, self._run.given)
         if spec.rdzv_backend in ("etcd", "etcd-v2"):
             raise ArgumentError(
                 f'marker elastic(rdzv_backend="{spec.rdzv_backend}") is not supported yet; use elastic_launch, or '

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.plan import LaunchPlan
@@ -47,6 +48,7 @@ class ElasticRun:
         self._files: tuple[str, ...] = ()
         self._numbers = itertools.count()
         self._unsafe: str | None = None
+        self._devices = Devices()
         self.modules: dict[str, str] = {}
 
     def setting(self, name: str) -> object:
@@ -131,6 +133,7 @@ class ElasticRun:
         plan = make_plan(
             spec,
             request,
+            devices=self._devices,
             run=self.directory.name,
             launch=launch,
             scratch=scratch,

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, RankCaught, RankOrder, RankReport
-from pytest_elastic.roles import RANK, ROLE
+from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe, pickled, text_of, type_name
-from pytest_elastic.worker.group import end_group, make_group
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.session import RankSession
 
@@ -32,12 +33,13 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox) 
         config = session.config
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
+        group = config.stash[GROUP] = DefaultGroup(order, TorchAccelerators())
         basetemp = Path(wanted.basetemp)
         basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
-        runner = _Runner(me, outbox, order.backend)
+        runner = _Runner(me, outbox, group)
         config.pluginmanager.register(runner, "elastic-runner")
         config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         compat.stop_capture(config)
@@ -67,11 +69,11 @@ def _leave_xfail_to_controller(item: pytest.Item) -> None:
 class _Runner:
     """Runs the item's phases, with the process group around them, and ships the reports."""
 
-    def __init__(self, me: Identity, outbox: Outbox, backend: str | None) -> None:
+    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup) -> None:
         self.failed = False
         self._me = me
         self._outbox = outbox
-        self._backend = backend
+        self._group = group
         self._caught: BaseException | None = None
         self._caught_ns = 0
 
@@ -82,7 +84,7 @@ class _Runner:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
-        make_group(self._backend)
+        self._group.make()
         yield
 
     @pytest.hookimpl(wrapper=True)
@@ -91,7 +93,7 @@ class _Runner:
             yield
         finally:
             if not self.failed:
-                end_group(self._backend)
+                self._group.end()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

@@ -11,10 +11,15 @@ from pytest_elastic.worker.identity import Identity
 
 
 def apply_environment(order: RankOrder, me: Identity) -> None:
-    """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top."""
+    """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top.
+
+    Nodes of one machine divide its accelerators among them by an environment variable.
+    """
     own = {key: os.environ[key] for key in me.keys if key in os.environ}
     os.environ.clear()
     os.environ.update(order.environ)
+    if order.devices.variable:
+        os.environ[order.devices.variable] = order.devices.visible[me.id.group_rank]
     os.environ.update(own)
 
 
