@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pytest_elastic import kernel
+
 if TYPE_CHECKING:
     import torch
 
@@ -72,16 +74,10 @@ class TorchAccelerators:
         import torch
 
         private = torch._C._get_privateuse1_backend_name()
+        counts = {kind: count for kind in (*KINDS, private) if (count := self._count(kind))}
         current = torch.accelerator.current_accelerator()
-        available = current is not None and torch.accelerator.is_available()
-        counts = {kind: self._count(kind) for kind in (*KINDS, private)}
-        if current is not None and available:
-            counts[current.type] = torch.accelerator.device_count()
-        return Survey(
-            kind=current.type if current is not None and available else CPU,
-            private=private,
-            counts={kind: count for kind, count in counts.items() if count},
-        )
+        kind = current.type if current is not None and current.type in counts else CPU
+        return Survey(kind=kind, private=private, counts=counts)
 
     def _count(self, kind: str) -> int:
         import torch
@@ -101,10 +97,11 @@ class TorchAccelerators:
         """Set the device."""
         import torch
 
-        if self._is_current(device):
+        module = torch.get_device_module(device)
+        if hasattr(module, "set_device"):
+            module.set_device(device.index)
+        else:  # mps, which has one device
             torch.accelerator.set_device_index(device)
-        else:
-            torch.get_device_module(device).set_device(device.index)
 
     def default_backend(self, kind: str) -> str:
         """Return torch's choice: gloo, nccl, xccl, ..."""
@@ -113,11 +110,10 @@ class TorchAccelerators:
         return str(dist.get_default_backend_for_device(kind))
 
     def make_group(self, backend: str, device: torch.device) -> None:
-        """Initialise it."""
+        """Initialise it, bound to the device where torch lets it be bound."""
         import torch.distributed as dist
 
-        # torch refuses to bind a group to any other type than that of its one accelerator.
-        dist.init_process_group(backend, device_id=device if self._is_current(device) else None)
+        dist.init_process_group(backend, device_id=device if self._may_bind(backend, device) else None)
 
     def end_group(self) -> None:
         """Destroy it."""
@@ -132,18 +128,31 @@ class TorchAccelerators:
 
         return dist.group.WORLD if dist.is_initialized() else None
 
-    def _is_current(self, device: torch.device) -> bool:
+    def _may_bind(self, backend: str, device: torch.device) -> bool:
+        """Tell whether torch accepts the device for such a group: its one accelerator, if the backend serves it."""
         import torch
+        from torch.distributed.distributed_c10d import Backend, BackendConfig
 
         current = torch.accelerator.current_accelerator()
-        return current is not None and current.type == device.type
+        if current is None or current.type != device.type:
+            return False
+        return device.type in BackendConfig(Backend(backend)).get_device_backend_map()
 
 
-def print_survey() -> None:
-    """Print what torch says as one line of JSON. It is the whole work of a process that the controller starts."""
-    print(json.dumps(asdict(TorchAccelerators().survey())), flush=True)
+_ANSWER: Final = "accelerators of this machine: "
+
+
+def print_survey(parent: int) -> None:
+    """Print what torch says as one line. It is the whole work of a process that the controller starts.
+
+    Args:
+        parent: Process id of the controller, with which this process ends.
+    """
+    kernel.die_with_parent(parent)
+    print(_ANSWER + json.dumps(asdict(TorchAccelerators().survey())), flush=True)
 
 
 def read_survey(text: str) -> Survey:
-    """Read what :func:`print_survey` printed; a backend that is loaded with torch may have printed before it."""
-    return Survey(**json.loads(text.splitlines()[-1]))
+    """Read what :func:`print_survey` printed; a backend that is loaded with torch may have printed too."""
+    answer = next(line for line in reversed(text.splitlines()) if line.startswith(_ANSWER))
+    return Survey(**json.loads(answer.removeprefix(_ANSWER)))

@@ -86,7 +86,7 @@ class DeviceOrder:
     Attributes:
         kind: Type of device.
         variable: Environment variable that hides the devices of other nodes, or an empty text if there is one node.
-        visible: Its value on each node, by node rank.
+        visible: Its value for each rank.
     """
 
     kind: str = "cpu"

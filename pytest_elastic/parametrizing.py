@@ -59,8 +59,8 @@ def closest_first(item: pytest.Item) -> list[pytest.Mark]:
 def parametrize_lists(metafunc: pytest.Metafunc) -> None:
     """Make a test of each entry of a list. A list that is not allowed is left to the one test, which says so."""
     arguments = merge_marks(metafunc.definition.iter_markers(MARKER))
-    lists = {name: arguments[name] for name in _SWEPT if isinstance(arguments.get(name), list)}
-    if POSITIONAL in arguments or any(_complain(name, values) for name, values in lists.items()):
+    lists = _lists(arguments)
+    if POSITIONAL in arguments or _complaints(lists):
         return
     for name, values in lists.items():
         # pytest takes the names that a function asks for only; nothing fills in this one.
@@ -87,6 +87,8 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
     if positional:
         got = ", ".join(map(repr, positional))
         raise ArgumentError(f"{_SOURCE} takes keywords only, got {got}; allowed are {', '.join(LAUNCH_ARGUMENTS)}")
+    for complaint in _complaints(_lists(arguments)):
+        raise ArgumentError(complaint)
     callspec = getattr(item, "callspec", None)
     parameters: Mapping[str, Any] = callspec.params if callspec is not None else {}
     chosen = dict(arguments)
@@ -108,9 +110,6 @@ def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> 
     if entry is not None and value == entry.values:
         return entry.value
     if isinstance(value, list):
-        complaint = _complain(name, value)
-        if complaint is not None:
-            raise ArgumentError(complaint)
         what = "unittest methods" if _is_unittest(item) else "by marks in pytest.param or added after collection"
         raise ArgumentError(f"{_SOURCE}({name}={value!r}): pytest cannot parametrize {what}; give one value")
     assert entry is not None
@@ -173,8 +172,16 @@ def _nproc_for(world_size: Any, chosen: Mapping[str, Any], given: Mapping[str, G
     return int(world_size // nodes.max_nodes)
 
 
+def _lists(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: arguments[name] for name in _SWEPT if isinstance(arguments.get(name), list)}
+
+
+def _complaints(lists: Mapping[str, list[Any]]) -> list[str]:
+    """Return a line for each list that is not allowed."""
+    return [line for name, values in lists.items() if (line := _complain(name, values)) is not None]
+
+
 def _complain(name: str, values: list[Any]) -> str | None:
-    """Return the line that says what is wrong with a list, or ``None``."""
     setting = SETTINGS[name]
     source = f"{_SOURCE}({name}=)"
     if not values:

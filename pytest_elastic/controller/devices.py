@@ -20,9 +20,6 @@ from pytest_elastic.options import SETTINGS
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
 _PACKAGES: Final = str(Path(__file__).parents[2])
-_QUESTION: Final = (
-    f"import sys; sys.path.append({_PACKAGES!r}); from pytest_elastic.accelerators import print_survey; print_survey()"
-)
 _DEADLINE: Final = 120.0
 _VISIBLE: Final[Mapping[str, tuple[str, ...]]] = {
     # Which variable limits the devices of a process: the first that is set, else the first.
@@ -71,7 +68,15 @@ class Devices:
             self._answers[key] = self._ask(environ)
         return self._answers[key]
 
-    def place(self, spec: LaunchSpec, environ: Mapping[str, str], *, nodes: int, nproc: int | None = None) -> Placement:
+    def place(
+        self,
+        spec: LaunchSpec,
+        environ: Mapping[str, str],
+        *,
+        nodes: int,
+        nproc: int | None = None,
+        virtual: bool = False,
+    ) -> Placement:
         """Choose the number of ranks and their devices.
 
         Args:
@@ -79,6 +84,7 @@ class Devices:
             environ: Environment of its ranks.
             nodes: How many nodes it has at most.
             nproc: Ranks a node, if something else than the spec says so.
+            virtual: Each rank is to see its own device only (torch's ``virtual_local_rank``).
 
         Raises:
             ArgumentError: torch does not know what ``nproc`` or ``device`` names.
@@ -97,7 +103,9 @@ class Devices:
         count, needed = survey.counts.get(kind, 0), nodes * number
         if count < needed:
             raise TooFewDevicesError(f"needs {needed} {kind} {_noun(needed)}, {_has(kind, count, environ)}")
-        return Placement(nproc=number, devices=_divide(kind, count, environ, nodes=nodes, nproc=number))
+        return Placement(
+            nproc=number, devices=_divide(kind, count, environ, nodes=nodes, nproc=number, virtual=virtual)
+        )
 
     def _number(self, nproc: int | str, environ: Mapping[str, str]) -> int:
         """Turn ``nproc`` into a number, with torchrun's meaning of its words."""
@@ -124,9 +132,13 @@ def ask_torch(environ: Mapping[str, str]) -> Survey:
     Raises:
         ElasticError: It could not.
     """
+    question = (
+        f"import sys; sys.path.append({_PACKAGES!r}); "
+        f"from pytest_elastic.accelerators import print_survey; print_survey({os.getpid()})"
+    )
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", _QUESTION],
+            [sys.executable, "-c", question],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -142,7 +154,7 @@ def ask_torch(environ: Mapping[str, str]) -> Survey:
     return read_survey(answer.stdout)
 
 
-def _divide(kind: str, count: int, environ: Mapping[str, str], *, nodes: int, nproc: int) -> DeviceOrder:
+def _divide(kind: str, count: int, environ: Mapping[str, str], *, nodes: int, nproc: int, virtual: bool) -> DeviceOrder:
     """Divide the devices of this machine among its nodes: the index of a rank's device is its local rank."""
     if nodes == 1:
         return DeviceOrder(kind=kind)
@@ -156,7 +168,9 @@ def _divide(kind: str, count: int, environ: Mapping[str, str], *, nodes: int, np
     names = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()]
     if not names:
         names = [str(index) for index in range(count)]
-    shares = tuple(",".join(names[node * nproc : (node + 1) * nproc]) for node in range(nodes))
+    width = 1 if virtual else nproc
+    firsts = [rank - rank % width for rank in range(nodes * nproc)]
+    shares = tuple(",".join(names[first : first + width]) for first in firsts)
     return DeviceOrder(kind=kind, variable=variable, visible=shares)
 
 

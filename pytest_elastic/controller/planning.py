@@ -89,6 +89,7 @@ def make_plan(
         os.environ | dict(spec.env),
         nodes=most,
         nproc=given.nproc_per_node if given is not None else None,
+        virtual=given is not None and given.virtual_local_rank,
     )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
     agents = request.agents if request.agents is not None else most

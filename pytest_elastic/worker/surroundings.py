@@ -11,16 +11,14 @@ from pytest_elastic.worker.identity import Identity
 
 
 def apply_environment(order: RankOrder, me: Identity) -> None:
-    """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top.
-
-    Nodes of one machine divide its accelerators among them by an environment variable.
-    """
+    """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top."""
     own = {key: os.environ[key] for key in me.keys if key in os.environ}
     os.environ.clear()
     os.environ.update(order.environ)
-    if order.devices.variable:
-        os.environ[order.devices.variable] = order.devices.visible[me.id.group_rank]
     os.environ.update(own)
+    # All nodes are on this machine, of which torch's agents do not know: the devices of other nodes are left to them.
+    if order.devices.variable:
+        os.environ[order.devices.variable] = order.devices.visible[me.id.rank]
 
 
 def line_buffered_output() -> None:
