@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ __all__ = [
     "prepare_config",
     "runtestprotocol",
     "set_basetemp",
+    "show_live_log_by",
     "silence_terminal",
     "stop_capture",
 ]
@@ -77,6 +80,33 @@ def has_fixture_of_users(item: pytest.Item, name: str) -> bool:
         return False
     home = str(fixtures[-1].func.__module__).partition(".")[0]
     return home not in ("_pytest", "pytest_elastic")
+
+
+def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None:
+    """Have pytest's live log (``log_cli``) call ``show`` with each formatted record."""
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    if plugin is not None:
+        live = _LiveLog(show)
+        live.setFormatter(plugin.log_cli_handler.formatter)
+        live.setLevel(plugin.log_cli_level or 0)
+        plugin.log_cli_handler = live
+
+
+class _LiveLog(logging.Handler):
+    """What pytest's own live log handler is to the logging plugin, without a terminal."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(self.format(record))
+
+    def reset(self) -> None:
+        """Take note that another test begins: of no matter here."""
+
+    def set_when(self, when: str | None) -> None:
+        """Take note that another phase begins: of no matter here."""
 
 
 class _Nowhere(io.TextIOBase):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_elastic.controller.item import ElasticItem
 
 _HINT: Final = re.compile(rb"\belastic_launch\b|\bmark\.elastic\(")
+SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
 ELASTIC: Final[pytest.StashKey[ElasticItem]] = pytest.StashKey()
 
 
@@ -124,3 +125,18 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_elastic.services.etcd import add_etcd_section
 
         add_etcd_section(item, report)
+
+
+def with_ranks(report: pytest.TestReport, config: pytest.Config, status: Any) -> Any:
+    """Add the number of ranks to the word by which pytest tells the outcome of an elastic test.
+
+    Not in the short summary, which names the rank, and which other tools read.
+    """
+    ranks = getattr(report, "elastic_ranks", None)
+    if ranks is None or not status or SUMMARY in config.stash:
+        return status
+    category, letter, word = status
+    text, markup = word if isinstance(word, tuple) else (word, None)
+    if text:
+        text = f"{text} [{ranks} rank{'' if ranks == 1 else 's'}]"
+    return category, letter, text if markup is None else (text, markup)

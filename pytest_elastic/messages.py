@@ -135,6 +135,7 @@ class ItemOrder:
         path: File of the test.
         basetemp: Directory under which each rank has its own ``tmp_path``.
         session: How to make the pytest session, for a rank that has none from the server.
+        live_log: Records go to the controller as they are logged (``log_cli``).
     """
 
     nodeid: str
@@ -142,6 +143,7 @@ class ItemOrder:
     path: str
     basetemp: str
     session: SessionOrder
+    live_log: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +170,11 @@ class SessionOrder:
 @dataclass(frozen=True, slots=True)
 class Go:
     """The controller's leave to start. A rank that has not heard it runs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The controller's leave to end, for rank 0: every other rank of its world has told how it ended."""
 
 
 # --- agent to controller ------------------------------------------------------------------------------------
@@ -308,6 +315,7 @@ class RankCaught:
         when: ``"setup"``, ``"call"`` or ``"teardown"``.
         type: Qualified name of the exception's class.
         message: Its text.
+        place: Where in the user's code that was, ``"all_reduce at test_x.py:17"``, or an empty text.
     """
 
     id: RankId
@@ -315,6 +323,7 @@ class RankCaught:
     when: str
     type: str
     message: str
+    place: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,6 +340,12 @@ class RankReport:
         dropped: What others hung on the report and cannot be sent, by name.
         exception: The exception behind a failed or skipped one, pickled, or ``None``.
         type: Qualified name of that exception's class, or an empty text.
+        place: Where in the user's code that was, ``"all_reduce at test_x.py:17"``, or an empty text.
+        expected: The test called ``pytest.xfail()``: its reason; else ``None``.
+        subtest: It is about a part of the phase, which goes on.
+        stopped: The rank had been told to end (SIGTERM), and ends for that reason.
+        should_stop: What the rank wrote to ``session.shouldstop``, or an empty text.
+        should_fail: What it wrote to ``session.shouldfail``, or an empty text.
     """
 
     id: RankId
@@ -342,6 +357,46 @@ class RankReport:
     exception: bytes | None
     type: str
     dropped: tuple[str, ...] = ()
+    place: str = ""
+    expected: str | None = None
+    subtest: bool = False
+    stopped: bool = False
+    should_stop: str = ""
+    should_fail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankWarned:
+    """A warning was recorded while a rank ran its test.
+
+    Attributes:
+        id: Which rank.
+        category: Qualified name of its class.
+        pickled: The class, pickled, or ``None`` if it cannot be.
+        message: Its text.
+        file: File that it points to.
+        line: Line in that file.
+    """
+
+    id: RankId
+    category: str
+    pickled: bytes | None
+    message: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankLogged:
+    """Lines that pytest's live log (``log_cli``) shows.
+
+    Attributes:
+        id: Which rank.
+        text: One or more whole lines.
+    """
+
+    id: RankId
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,6 +418,6 @@ class RankFinished:
     leftovers: tuple[str, ...]
 
 
-RankMessage = RankHello | RankFailed | RankCaught | RankReport | RankFinished
+RankMessage = RankHello | RankFailed | RankCaught | RankReport | RankWarned | RankLogged | RankFinished
 AgentMessage = AgentHello | RoundStarted | RankExited | EventRecorded | AgentFinished
 Message = RankMessage | AgentMessage

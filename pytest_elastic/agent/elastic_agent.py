@@ -20,6 +20,8 @@ from pytest_elastic.messages import AgentMessage, RankExited, RoundStarted
 
 _MEMBERSHIP_INTERVAL = 0.1
 """Seconds between two looks for nodes that wait to join; torch's own interval."""
+_AFTERMATH = 0.2
+"""Seconds that workers get to fail by themselves once one has failed, before they are told to end."""
 
 
 class ObservedAgent(LocalElasticAgent):
@@ -86,6 +88,8 @@ class ObservedAgent(LocalElasticAgent):
         self._wait_for_change()
         self._note_exits(stopping_since=None)
         silent = self._exited_without_value()
+        if silent or any(self._exitcodes().values()):
+            self._await_aftermath()
         if silent:
             # torch would wait for their values for ever.
             return RunResult(state=WorkerState.FAILED, failures=silent)
@@ -103,26 +107,47 @@ class ObservedAgent(LocalElasticAgent):
 
     def _wait_for_change(self) -> None:
         """Wait until a worker has ended or returned, but no longer than membership may go unobserved."""
+        if isinstance(self._pcontext, SubprocessContext) and set(self._exitcodes()) - self._noted:
+            return
+        connection.wait(self._signs(set()), timeout=_MEMBERSHIP_INTERVAL)
+
+    def _signs(self, settled: set[int]) -> list[Any]:
+        """Return what becomes ready when a worker that has not settled ends or returns."""
         context = self._pcontext
+        signs: list[Any] = []
         if isinstance(context, MultiprocessContext) and context._pc is not None:
-            waiting: list[Any] = list(context._pc.sentinels)
-            waiting += [
-                queue._reader  # type: ignore[attr-defined]
-                for local_rank, queue in context._ret_vals.items()
-                if local_rank not in context._return_values
-            ]
+            for local_rank, process in enumerate(context._pc.processes):
+                # The sentinel of a worker that has ended is always ready.
+                if local_rank not in self._noted | settled:
+                    signs.append(process.sentinel)
+                if local_rank not in settled and local_rank not in context._return_values:
+                    signs.append(context._ret_vals[local_rank]._reader)  # type: ignore[attr-defined]
         elif isinstance(context, SubprocessContext) and sys.platform == "linux":
-            waiting = []
             for local_rank, handler in context.subprocess_handlers.items():
-                if handler.proc.poll() is None:
+                if handler.proc.poll() is None and local_rank not in settled:
                     if handler.proc.pid not in self._pidfds:
                         self._pidfds[handler.proc.pid] = os.pidfd_open(handler.proc.pid)
-                    waiting.append(self._pidfds[handler.proc.pid])
-                elif local_rank not in self._noted:
-                    return
-        else:
-            waiting = []
-        connection.wait(waiting, timeout=_MEMBERSHIP_INTERVAL)
+                    signs.append(self._pidfds[handler.proc.pid])
+        return signs
+
+    def _await_aftermath(self) -> None:
+        """Let a failure reach the other workers: what they say of their own tells more than that they were ended."""
+        deadline = time.monotonic() + _AFTERMATH
+        while (left := deadline - time.monotonic()) > 0:
+            settled = set(self._exitcodes()) | self._returned()
+            if len(settled) == len(self._worker_group.workers):
+                break
+            connection.wait(self._signs(settled), timeout=left)
+            self._note_exits(stopping_since=None)
+
+    def _returned(self) -> set[int]:
+        """Return the local ranks whose function has returned: they wait for the others before they end."""
+        context = self._pcontext
+        if not isinstance(context, MultiprocessContext):
+            return set()
+        return {
+            rank for rank, queue in context._ret_vals.items() if rank in context._return_values or not queue.empty()
+        }
 
     def _note_exits(self, *, stopping_since: float | None) -> None:
         """Tell of workers that have ended.

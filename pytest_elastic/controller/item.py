@@ -12,15 +12,28 @@ from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
+from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.messages import ItemOrder, RankReport
+from pytest_elastic.messages import ItemOrder
 from pytest_elastic.parametrizing import spec_of
 from pytest_elastic.report import merge
-from pytest_elastic.report.culprit import ended_by_us, has_failed
-from pytest_elastic.report.merge import PHASES, Culprit, When
-from pytest_elastic.report.records import LaunchRecord, RankRecord
-from pytest_elastic.report.verdict import judge, load_exception, not_preloaded
+from pytest_elastic.report.judgement import (
+    OWN,
+    PHASES,
+    Culprit,
+    Judgement,
+    When,
+    cause_of,
+    describe_others,
+    find_failures,
+    judge_test,
+)
+from pytest_elastic.report.output import put_sections
+from pytest_elastic.report.properties import merge_properties
+from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.report.stacks import fold
+from pytest_elastic.report.verdict import load_exception
 from pytest_elastic.spec import ArgumentError
 from pytest_elastic.warning import ElasticWarning
 
@@ -47,14 +60,15 @@ class ElasticItem:
         self._plan: LaunchPlan | None = None
         self._launch: Launch | None = None
         self._record: LaunchRecord | None = None
-        self._culprit: Culprit | None = None
-        self._raised: dict[str, str] = {}
-        self._blamed: dict[str, Culprit] = {}
+        self._judgement: Judgement | None = None
+        self._interrupted = False
+        self._told: dict[When, Culprit | str] = {}
 
     # --- what pytest calls ---
 
     def setup(self) -> None:
         """Start the launch, and wait until every rank is set up."""
+        __tracebackhide__ = True
         refused, skip = "", False
         try:
             self._start()
@@ -65,16 +79,18 @@ class ElasticItem:
         if skip:
             raise pytest.skip.Exception(refused, _use_item_location=True)
         if refused:
-            pytest.fail(refused, pytrace=False)
+            _refuse(refused)
         self._reach("setup")
 
     def runtest(self) -> None:
         """Wait until every rank has run the test."""
+        __tracebackhide__ = True
         self._reach("call")
 
     def teardown(self) -> None:
         """Wait until every rank has torn down and ended."""
-        if self._launch is not None:
+        __tracebackhide__ = True
+        if self._launch is not None and not self._interrupted:
             self._reach("teardown")
 
     def close(self) -> None:
@@ -101,6 +117,7 @@ class ElasticItem:
             path=str(item.path),
             basetemp=str(self._run.make_temporary_directory()),
             session=self._run.session_order((str(item.path),)),
+            live_log=bool(item.config.getini("log_cli")) or item.config.getoption("log_cli_level", None) is not None,
         )
         request = Request(
             name=item.name,
@@ -113,86 +130,81 @@ class ElasticItem:
 
     def _reach(self, when: When) -> None:
         """Wait for the end of a phase on all ranks, and raise what is to be raised in it."""
+        __tracebackhide__ = True
         assert self._launch is not None
-        launch, plan = self._launch, self._plan
-        assert plan is not None
-        # With restarts only the last attempt counts, and nobody knows which it is before the end.
-        smooth = (
-            when != "teardown"
-            and not plan.config["max_restarts"]
-            and launch.wait_until(
-                lambda: _all_done(launch.roster.last_world(), when) or _trouble(launch.roster.last_world())
-            )
-            and not _trouble(launch.roster.last_world())
-        )
-        if smooth and self._record is None:
-            skipped = [state for state in launch.roster.last_world() if _outcome(state.reports, when) == "skipped"]
-            if not skipped:
-                return
-        if self._record is None:
-            self._finish()
-        self._raise_for(when)
+        try:
+            if self._judgement is None and not self._goes_on(self._launch, when):
+                self._judge(self._launch)
+        except BaseException:
+            # Another plugin's time-out, say: the launch has been ended, and tells where its ranks were.
+            self._interrupted = True
+            self._record = self._launch.record
+            raise
+        if self._judgement is not None:
+            self._raise_for(self._judgement, when)
 
-    def _finish(self) -> None:
-        assert self._launch is not None
-        record = self._record = self._launch.wait()
-        if self._launch.broken is None:
-            self._culprit = merge.find_culprit(record.last_world())
+    def _goes_on(self, launch: Launch, when: When) -> bool:
+        """Wait for the end of a phase on all ranks; return whether all of them go on to the next."""
+        __tracebackhide__ = True
+        assert self._plan is not None
+        # With restarts only the last attempt counts, and nobody knows which it is before the end.
+        if when == "teardown" or self._plan.config["max_restarts"]:
+            return False
+
+        def world() -> list[RankState]:
+            return launch.roster.last_world()
+
+        launch.wait_until(lambda: _all_done(world(), when) or _trouble(world()))
+        return not _trouble(world()) and _all_done(world(), when) and not _anybody_skipped(world())
+
+    def _judge(self, launch: Launch) -> None:
+        __tracebackhide__ = True
+        record = self._record = launch.wait()
+        self._judgement = judge_test(record, broken=launch.broken)
+        ranks = record.last_world()
+        self._item.user_properties += merge_properties(ranks)
+        warn_for_ranks(self._item, record.warnings)
         for what in record.leftovers:
             self._item.warn(ElasticWarning(f"{what}; it was ended"))
-        for rank in record.last_world():
-            for what in sorted({what for report in rank.reports for what in report.dropped}):
-                self._item.warn(ElasticWarning(f"{what} of rank {rank.id.rank} cannot be sent and was dropped"))
+        dropped: dict[str, set[int]] = {}
+        session = self._item.session
+        for report in (report for rank in ranks for report in rank.reports):
+            for what in report.dropped:
+                dropped.setdefault(what, set()).add(report.id.rank)
+            session.shouldstop = session.shouldstop or report.should_stop
+            session.shouldfail = session.shouldfail or report.should_fail
+        for what, numbers in dropped.items():
+            self._item.warn(ElasticWarning(f"{what} of {fold(numbers)} cannot be sent and was dropped"))
 
-    def _raise_for(self, when: When) -> None:
-        assert self._record is not None
-        assert self._launch is not None
-        if self._launch.broken is not None:
-            if when == "setup":
-                self._fail(when, not_preloaded(self._launch.broken))
-            return
-        culprit = self._culprit
-        own = culprit is not None and not ended_by_us(culprit.rank)
-        if culprit is not None and self._record.server_lost is not None and not culprit.rank.reports:
-            own = False  # it died with the server
-        if own:
-            assert culprit is not None
+    # --- what is raised in the controller ---
+
+    def _raise_for(self, judgement: Judgement, when: When) -> None:
+        __tracebackhide__ = True
+        culprit = judgement.culprit
+        if culprit is not None and judgement.kind == "failed":
             # The phase may be over already in which a rank turned out to have failed; it is told in the last one.
-            if self._phase_of(culprit) == when or (when == "teardown" and culprit not in self._blamed.values()):
+            if judgement.when == when or (when == "teardown" and culprit not in self._told.values()):
                 self._raise_culprit(culprit, when)
             if when == "teardown":
                 self._raise_other_teardown(culprit)
-            return
-        verdict = judge(self._record)
-        if verdict.error is not None:
-            if when == self._phase_of_end():
-                self._raised[when] = str(verdict.error)
-                raise verdict.error
-            return
-        self._raise_skip(when)
-
-    def _phase_of(self, culprit: Culprit) -> When:
-        """Return the phase in which a culprit is told: its own, but the call if its teardown ended others in theirs."""
-        assert self._record is not None
-        if culprit.when == "teardown":
-            for rank in self._record.last_world():
-                if rank.finished is None and ended_by_us(rank) and merge.phase_reached(rank) != "teardown":
-                    return "call"
-        return culprit.when
-
-    def _phase_of_end(self) -> When:
-        """Return the phase that was under way when the launch was ended from outside."""
-        assert self._record is not None
-        ranks = self._record.last_world()
-        if not ranks or any(not rank.reports for rank in ranks):
-            return "setup"
-        return min((merge.phase_reached(rank) for rank in ranks), key=PHASES.index)
+        elif judgement.when == when:
+            if judgement.error is not None:
+                self._told[when] = judgement.message
+                raise judgement.error
+            if judgement.kind == "skipped":
+                raise pytest.skip.Exception(judgement.message, _use_item_location=True)
+            if judgement.kind == "xfailed":
+                pytest.xfail(judgement.message)
+            if judgement.kind != "passed":
+                self._told[when] = judgement.message
+                pytest.fail(judgement.message, pytrace=False)
 
     def _raise_culprit(self, culprit: Culprit, when: When) -> NoReturn:
-        self._blamed[when] = culprit
+        __tracebackhide__ = True
+        self._told[when] = culprit
         failed = culprit.rank.failed
         data = culprit.report.exception if culprit.report is not None else failed.exception if failed else None
-        cause = f"[rank {culprit.rank.id.rank}] {merge.cause_of(culprit)}"
+        cause = f"[rank {culprit.rank.id.rank}] {cause_of(culprit)}"
         error = load_exception(data, "", cause) if data is not None else None
         if isinstance(error, pytest.exit.Exception) or (isinstance(error, Exception) and not _changes_outcome(error)):
             raise error
@@ -200,105 +212,87 @@ class ElasticItem:
 
     def _raise_other_teardown(self, culprit: Culprit) -> None:
         """Raise the first failure of a teardown, where the test had failed before: a plain test has two reports too."""
+        __tracebackhide__ = True
         assert self._record is not None
         if culprit.when == "teardown":
             return
         for rank in self._record.last_world():
             for report in rank.reports:
-                if report.when == "teardown" and report.outcome == "failed":
-                    other = Culprit(rank=rank, when="teardown", report=report, time_ns=report.time_ns)
-                    self._raise_culprit(other, "teardown")
-
-    def _raise_skip(self, when: When) -> None:
-        """Skip if all ranks skipped alike; fail if they disagree."""
-        assert self._record is not None
-        ranks = self._record.last_world()
-        skips = {rank.id.rank: report for rank in ranks if (report := _skip_report(rank)) is not None}
-        if not skips or when != next(iter(skips.values())).when:
-            return
-        reasons = {number: _reason(report) for number, report in skips.items()}
-        if len(skips) == len(ranks) and len(set(reasons.values())) == 1:
-            first = merge.load(skips[min(skips)])
-            if hasattr(first, "wasxfail"):
-                pytest.xfail(first.wasxfail.removeprefix("reason: "))
-            raise pytest.skip.Exception(reasons[min(skips)], _use_item_location=True)
-        lines = [f"rank {number} skipped: {reasons[number]}" for number in sorted(skips)]
-        lines += [f"rank {rank.id.rank} passed" for rank in ranks if rank.id.rank not in skips]
-        self._fail(when, "the ranks disagree: " + "; ".join(lines))
-
-    def _fail(self, when: When, message: str) -> NoReturn:
-        self._raised[when] = message
-        pytest.fail(message, pytrace=False)
+                if report.when == "teardown" and report.outcome == "failed" and not report.stopped:
+                    time_ns = report.time_ns
+                    self._raise_culprit(
+                        Culprit(rank=rank, when="teardown", report=report, time_ns=time_ns, order=culprit.order),
+                        "teardown",
+                    )
 
     # --- the report ---
 
     def complete(self, report: pytest.TestReport) -> None:
         """Put what the ranks reported into the controller's report of a phase."""
-        record = self._record
-        if record is None or report.when not in PHASES:
+        if self._launch is None or report.when not in PHASES:
             return
-        when: When = report.when
-        culprit = self._blamed.get(when)
-        expected = hasattr(report, "wasxfail")
-        if report.failed or expected:
-            file, line, _ = self._item.reportinfo()
-            location = (str(file), (line or 0) + 1)
-            if when in self._raised:
-                message = self._raised[when]
-                report.longrepr = merge.plain_repr(message, message.partition("\n")[0], location)
-            elif culprit is not None:
-                outcome = report.outcome
-                merge.put_failure(report, record, culprit, location=location)
-                report.outcome = outcome
-        if not report.passed or when == "teardown":
-            merge.put_sections(report, record, when, self._shown(record, report))
+        vars(report)["elastic_ranks"] = self._launch.world_size  # goes with the report, through xdist too
+        record, when = self._record, report.when
+        if record is None:
+            return
+        report.user_properties = list(self._item.user_properties)
+        if report.failed or hasattr(report, "wasxfail"):
+            self._tell(report, record, self._told.get(when))
+        first = when == "call" or not report.passed
+        if first and len(record.worlds) > 1:
+            merge.put_attempts(report, record)
+        if (not report.passed or when == "teardown") and not self._run.streams:
+            put_sections(report, record, when, self._shown(record, report))
+
+    def _tell(self, report: pytest.TestReport, record: LaunchRecord, told: Culprit | str | None) -> None:
+        file, line, _ = self._item.reportinfo()
+        location = (str(file), (line or 0) + 1)
+        if isinstance(told, Culprit):
+            outcome = report.outcome
+            merge.put_failure(report, record, told, location=location)
+            report.outcome = outcome
+        elif told is not None:
+            report.longrepr = merge.plain_repr(told, told.partition("\n")[0], location)
+        if hasattr(report.longrepr, "addsection") and (self._interrupted or self._disagreed):
+            merge.put_others(report.longrepr, describe_others(record.last_world(), None))
+
+    @property
+    def _disagreed(self) -> bool:
+        return self._judgement is not None and self._judgement.kind == "disagreed"
 
     def _shown(self, record: LaunchRecord, report: pytest.TestReport) -> Sequence[int]:
         ranks = record.last_world()
         show = self._run.setting("show_output")
+        culprit = self._judgement.culprit if self._judgement is not None else None
         if show == "none":
             return []
-        if show == "all" or self._culprit is None or report.passed:
+        if show == "all" or culprit is None or report.passed:
             return [rank.id.rank for rank in ranks]
-        return [
-            rank.id.rank
-            for rank in ranks
-            if rank is self._culprit.rank or (has_failed(rank, command=False) and not ended_by_us(rank))
-        ]
+        # Those that only lost a peer, or were ended, have nothing to say of the cause.
+        least = max(culprit.order, OWN)
+        return [failure.rank.id.rank for failure in find_failures(ranks) if failure.order <= least]
 
 
-def _outcome(reports: Sequence[RankReport], when: str) -> str | None:
-    return next((report.outcome for report in reports if report.when == when), None)
+def _refuse(message: str) -> NoReturn:
+    # The one frame that is not hidden: pytest adds a line to a failure that has none.
+    pytest.fail(message, pytrace=False)
 
 
 def _all_done(ranks: Sequence[RankState], when: When) -> bool:
     """Tell whether every rank of the world has ended a phase."""
     if not ranks or len(ranks) < ranks[0].id.world_size:
         return False
-    return all(_done(rank.reports, when) for rank in ranks)
-
-
-def _done(reports: Sequence[RankReport], when: When) -> bool:
-    # pytest ends a phase with exactly one report that is not a subtest's; a rank whose set-up skipped has no call.
     after = PHASES[PHASES.index(when) :]
-    return any(report.when in after for report in reports)
+    # A rank whose set-up skipped has no call.
+    return all(any(report.when in after and not report.subtest for report in rank.reports) for rank in ranks)
 
 
 def _trouble(ranks: Sequence[RankState]) -> bool:
     return any(rank.bad() or (rank.exited is not None and rank.finished is None) for rank in ranks)
 
 
-def _skip_report(rank: RankRecord) -> RankReport | None:
-    return next((report for report in rank.reports if report.outcome == "skipped"), None)
-
-
-def _reason(report: RankReport) -> str:
-    loaded = merge.load(report)
-    if hasattr(loaded, "wasxfail"):
-        return str(loaded.wasxfail)
-    longrepr = loaded.longrepr
-    reason = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
-    return reason.removeprefix("Skipped: ")
+def _anybody_skipped(ranks: Sequence[RankState]) -> bool:
+    return any(report.outcome == "skipped" and not report.subtest for rank in ranks for report in rank.reports)
 
 
 def _changes_outcome(error: Exception) -> bool:

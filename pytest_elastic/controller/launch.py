@@ -19,9 +19,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
+
 from pytest_elastic import kernel, tasks
 from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.failure_log import FailureLog
+from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
@@ -35,13 +39,16 @@ from pytest_elastic.messages import (
     AgentOrder,
     EventRecorded,
     Go,
+    Leave,
     Message,
     RankCaught,
     RankExited,
     RankFailed,
     RankFinished,
     RankHello,
+    RankLogged,
     RankReport,
+    RankWarned,
     RoundStarted,
 )
 from pytest_elastic.report.records import LaunchRecord
@@ -57,10 +64,20 @@ class Launch:
     Args:
         plan: What to run.
         server: The server that forks agents and ranks.
+        write: Writes lines to the terminal while the launch runs.
+        stream: What ranks write goes to the terminal as well as to their logs.
+
+    Attributes:
+        live: Lines on their way to the terminal.
     """
 
-    def __init__(self, plan: LaunchPlan, server: PreloadedServer) -> None:
+    def __init__(
+        self, plan: LaunchPlan, server: PreloadedServer, *, write: Callable[[str], None], stream: bool
+    ) -> None:
         self.plan: Final = plan
+        self.live: Final = LiveLines(write)
+        self._tails = OutputTails(plan.directory, self.live) if stream else None
+        self._failures = FailureLog(plan.failure_log, plan.nodeid) if plan.failure_log is not None else None
         self.name: Final = plan.scratch.name
         self._server = server
         self._selector = selectors.DefaultSelector()
@@ -77,6 +94,7 @@ class Launch:
         self._stacks: StackRequest | None = None
         self._killing_since: float | None = None
         self._cancelled = threading.Event()
+        self._wants_stacks = False
         self._server_lost: str | None = None
         self._broken: str | None = None
         self._unsafe: str | None = None
@@ -111,21 +129,42 @@ class Launch:
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
         """Wait until ``reached()`` or the end of the launch; return what ``reached()`` says then."""
+        __tracebackhide__ = True
         try:
             with self.changed:
                 while not self._done.is_set() and not reached():
                     # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
                     self.changed.wait(1.0)
-        except BaseException:
-            self.close()
+                    self.live.show()
+        except BaseException as error:
+            # A person who presses Ctrl-C does not wait for stacks; a time-out of another plugin is to have them.
+            self.close(stacks=isinstance(error, (Exception, pytest.fail.Exception)))
             raise
+        self.live.show()
         return reached()
 
-    def close(self) -> None:
-        """End whatever is left of the launch, and wait until nothing is."""
+    def close(self, *, stacks: bool = False) -> None:
+        """End whatever is left of the launch, and wait until nothing is.
+
+        Args:
+            stacks: Have ranks write where they are before they are killed.
+        """
+        self._wants_stacks = stacks
         self._cancelled.set()
         self._reception.wake()
         self._thread.join()
+        self.live.show()
+
+    @property
+    def record(self) -> LaunchRecord | None:
+        """What is known of the launch once it is over."""
+        return self._record
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks: of the last world, or while there is none of all nodes."""
+        ranks = self.roster.last_world()
+        return ranks[0].id.world_size if ranks else self.plan.nproc * self.plan.agents
 
     @property
     def admitted(self) -> bool:
@@ -151,6 +190,8 @@ class Launch:
                 for key, _ in self._selector.select(self._patience()):
                     key.data()
                 self._look_at_clocks()
+                if self._tails is not None:
+                    self._tails.follow(self.roster.ranks())
                 with self.changed:
                     self.changed.notify_all()
         except BaseException as error:  # noqa: BLE001 (raised in the thread of the test)
@@ -253,25 +294,30 @@ class Launch:
             self._rank_arrived(message, peer)
         elif isinstance(message, RankFailed):
             self.roster.rank(message.id).failed = message
-            self._clocks.rank_failed(message.id.world)
+            self._rank_failed(message)
         elif isinstance(message, RankCaught):
             self.roster.rank(message.id).caught = message
-            self._clocks.rank_failed(message.id.world)
+            self._rank_failed(message)
         elif isinstance(message, RankReport):
             self.roster.rank(message.id).reports.append(message)
             if message.outcome == "failed":
-                self._clocks.rank_failed(message.id.world)
+                self._rank_failed(message)
         elif isinstance(message, RankFinished):
             rank = self.roster.rank(message.id)
             rank.finished = message
             self.roster.leftovers += [f"rank {message.id.rank} left {what} behind" for what in message.leftovers]
+            self._let_rank_0_leave(message.id.world)
+        elif isinstance(message, RankWarned):
+            self.roster.warnings.append(message)
+        elif isinstance(message, RankLogged):
+            self.live.add(message.id.rank, message.text)
         elif isinstance(message, RankExited):
             rank = self.roster.rank(message.id)
             rank.exited = message
             if rank.peer is not None:
                 self._hear(rank.peer)  # what it said before it ended counts first
             if message.exitcode != 0 or (rank.finished is None and self.plan.command is None):
-                self._clocks.rank_failed(message.id.world)
+                self._rank_failed(message)
         elif isinstance(message, RoundStarted):
             for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
                 self._hold(self.roster.rank(id), pid)
@@ -283,6 +329,25 @@ class Launch:
             self.roster.agents[message.node].finished = message
             if self.plan.inline:
                 self.roster.agents[message.node].ended = True
+
+    def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
+        """Note a failure where it survives this session, and have the rest of its world end."""
+        if self._failures is not None:
+            self._failures.note(message)
+        world = message.id.world
+        self._clocks.rank_failed(world)
+        if not self.plan.config["max_restarts"]:
+            self._let_rank_0_leave(world, anyway=True)
+
+    def _let_rank_0_leave(self, world: str, *, anyway: bool = False) -> None:
+        """Let the host of a world's store end when every other rank has told how it ended, or one has failed."""
+        ranks = self.roster.of_world(world)
+        host = ranks[0]
+        if host.id.rank == 0 and host.finished is not None and host.peer is not None and not host.may_leave:
+            told = [rank for rank in ranks if rank.finished is not None or rank.over()]
+            if anyway or len(told) == host.id.world_size:
+                host.may_leave = True
+                host.peer.send(Leave())
 
     def _agent_arrived(self, hello: AgentHello, peer: Peer) -> None:
         agent = self.roster.agents[hello.node]
@@ -322,16 +387,20 @@ class Launch:
         if rank.peer is not None:
             # All that it ever said has arrived; a child of its own may keep the connection open for longer.
             self._hear(rank.peer)
+        self._let_rank_0_leave(rank.id.world)
 
     # --- clocks ---
 
     def _patience(self) -> float | None:
-        if self._stacks is not None:
+        if self._stacks is not None or self._tails is not None:
             return _TICK
         return 0.1 if self._killing_since is not None else self._clocks.patience()
 
     def _look_at_clocks(self) -> None:
-        if self._killing_since is not None or self._cancelled.is_set():
+        if self._cancelled.is_set() and self._wants_stacks:
+            self._wants_stacks = False
+            self._stacks = self._stacks or StackRequest(self.roster.ranks(), self.plan.directory)
+        if self._killing_since is not None or (self._cancelled.is_set() and self._stacks is None):
             self._kill_all()  # also what has appeared since the last time
             self._give_up_on_server()
         if self._stacks is not None:
@@ -384,6 +453,8 @@ class Launch:
         self._reception.settle()
         for peer in self._peers:
             self._hear(peer)
+        if self._tails is not None:
+            self._tails.follow(self.roster.ranks(), last=True)
         self._reception.close()
         if self._store is not None:
             self._store.close()
@@ -428,6 +499,7 @@ class Launch:
             agents=self.roster.agent_records(),
             events=tuple(self.roster.events),
             leftovers=tuple(self.roster.leftovers),
+            warnings=tuple(self.roster.warnings),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._server.last_words()

@@ -40,6 +40,7 @@ class RankState:
     exited: RankExited | None = None
     killed: bool = False
     was_stopped: bool = False
+    may_leave: bool = False
 
     def hold(self, pid: int) -> bool:
         """Take hold of the rank's process; return whether that is new."""

@@ -38,6 +38,8 @@ class LaunchPlan:
         inline: The agent runs in a thread of the pytest process.
         agent_error: Pickled exception that the agents raise instead of running, or ``None``.
         host_store: The rendezvous has no endpoint: its store is hosted here.
+        nodeid: The test that launches.
+        failure_log: File to which failures are written the moment they are known, or ``None``.
     """
 
     directory: Path
@@ -61,6 +63,8 @@ class LaunchPlan:
     inline: bool = False
     agent_error: bytes | None = field(default=None, repr=False)
     host_store: bool = False
+    nodeid: str = ""
+    failure_log: Path | None = None
 
     @property
     def nproc(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_elastic.controller.peers import AgentState, RankState
-from pytest_elastic.messages import RankId
+from pytest_elastic.messages import RankId, RankWarned
 from pytest_elastic.report.records import AgentRecord, RankRecord
 
 
@@ -17,6 +17,7 @@ class Roster:
         worlds: Names of the worlds, in the order in which they were heard of.
         events: torch's events, as JSON.
         leftovers: What ranks left behind, a line each.
+        warnings: Warnings of ranks, in the order in which they arrived.
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,7 @@ class Roster:
         self.worlds: list[str] = []
         self.events: list[str] = []
         self.leftovers: list[str] = []
+        self.warnings: list[RankWarned] = []
         self._ranks: dict[tuple[str, int], RankState] = {}
 
     def rank(self, id: RankId) -> RankState:  # noqa: A002 (the field's name)

@@ -8,12 +8,15 @@ import re
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.environment import needs_fresh_interpreter
+from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.launch import Launch
+from pytest_elastic.controller.live import terminal_writer
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.reaping import Reaper
@@ -125,9 +128,10 @@ class ElasticRun:
         launch = f"{self.directory.name}-{next(self._numbers)}"
         scratch = self.directory / launch
         logs = self.setting("log_dir")
-        directory = scratch / "logs"
+        directory, failure_log = scratch / "logs", None
         if logs is not None:
-            directory = self._config.invocation_params.dir / str(logs) / safe_name(nodeid) / launch
+            kept = self._config.invocation_params.dir / str(logs)
+            directory, failure_log = kept / safe_name(nodeid) / launch, kept / FILE_NAME
         grace = self.setting("grace")
         assert isinstance(grace, float)
         plan = make_plan(
@@ -142,7 +146,7 @@ class ElasticRun:
         )
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
-        return plan
+        return replace(plan, nodeid=nodeid, failure_log=failure_log)
 
     def make_temporary_directory(self) -> Path:
         """Make a directory in which the ranks of a test have their temporary directories; kept as pytest's own are."""
@@ -161,17 +165,24 @@ class ElasticRun:
 
     def launch(self, plan: LaunchPlan) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
-        server = self._server_for(plan)
-        launch = Launch(plan, server)
+        launch = self._make_launch(plan)
         launch.start()
         if plan.needs_safe_server and self._unsafe is None:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
                 self._unsafe = launch.unsafe
-                launch = Launch(plan, self._server_for(plan))
+                launch = self._make_launch(plan)
                 launch.start()
         return launch
+
+    def _make_launch(self, plan: LaunchPlan) -> Launch:
+        return Launch(plan, self._server_for(plan), write=terminal_writer(self._config), stream=self.streams)
+
+    @property
+    def streams(self) -> bool:
+        """Output of ranks goes to the terminal while they run, as that of tests does (``-s``)."""
+        return bool(self._config.getoption("capture", None) == "no")
 
     def close(self) -> None:
         """End every process of the run and remove its directory."""

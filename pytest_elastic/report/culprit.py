@@ -81,12 +81,14 @@ def order_of_blame(rank: RankRecord) -> tuple[int, int]:
     if rank.failed is not None:
         loss = is_peer_loss(rank.failed.type, rank.failed.message)
         return (3 if loss else 2, rank.failed.time_ns)
-    time_ns = rank.exited.time_ns if rank.exited is not None else 0
+    return (order_of_silence(rank), rank.exited.time_ns if rank.exited is not None else 0)
+
+
+def order_of_silence(rank: RankRecord) -> int:
+    """Return the place in the order of blame of a rank that left no record of a failure."""
     if ended_by_us(rank):
-        return (5, time_ns)
-    if rank.exited is not None and rank.exited.exitcode == -signal.SIGABRT:
-        return (4, time_ns)
-    return (1, time_ns)
+        return 5
+    return 4 if rank.exited is not None and rank.exited.exitcode == -signal.SIGABRT else 1
 
 
 def is_collateral(rank: RankRecord, culprit: RankRecord) -> bool:

@@ -21,6 +21,18 @@ def signal_name(exitcode: int | None) -> str | None:
         return f"signal {-exitcode}"
 
 
+def exitcode_of(rank: RankRecord) -> int | None:
+    """Return a rank's exit code; of one that was ended on its way out, the code that it was leaving with."""
+    if rank.exited is None:
+        return None
+    if rank.exited.exitcode in (-signal.SIGTERM, -signal.SIGKILL) and (rank.killed or rank.exited.stopped):
+        if rank.failed is not None:
+            return rank.failed.exitcode if rank.failed.how == "exited" else 1
+        if rank.finished is not None:
+            return 0
+    return rank.exited.exitcode
+
+
 def one_line(type_name: str, message: str) -> str:
     """Say what was raised as a traceback's last line does, shortened to the first line of the message."""
     name = type_name.rpartition(".")[2]

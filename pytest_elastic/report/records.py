@@ -13,6 +13,7 @@ from pytest_elastic.messages import (
     RankFinished,
     RankId,
     RankReport,
+    RankWarned,
 )
 
 
@@ -84,6 +85,7 @@ class LaunchRecord:
         agents: In order of start.
         events: torch's events.
         leftovers: What ranks left behind.
+        warnings: Warnings of ranks.
         directory: Where all output is.
         server_lost: The preloaded server died; its last words.
         server_words: What the server wrote last, where an agent could not say how it ended.
@@ -105,9 +107,12 @@ class LaunchRecord:
     directory: Path
     server_lost: str | None = None
     server_words: str = ""
+    warnings: tuple[RankWarned, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""
-        if not self.worlds:
-            return ()
-        return tuple(sorted((r for r in self.ranks if r.id.world == self.worlds[-1]), key=lambda r: r.id.rank))
+        return self.of_world(self.worlds[-1]) if self.worlds else ()
+
+    def of_world(self, world: str) -> tuple[RankRecord, ...]:
+        """Return the ranks of one world, in order of rank."""
+        return tuple(sorted((r for r in self.ranks if r.id.world == world), key=lambda r: r.id.rank))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ _INTERNAL: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_THREAD: Final = re.compile(r"^((?:Current t|T)hread) 0x[0-9a-f]+")
 _SHOWN_STACK: Final = 60
 
 
@@ -34,7 +35,8 @@ def shown(stack: str) -> str:
         if line.startswith(("Thread ", "Current thread ")):
             blocks.append([])
         if not line.startswith("Extension modules:"):
-            blocks[-1].append(line)
+            # Ranks that are at one place have threads of different numbers.
+            blocks[-1].append(_THREAD.sub(r"\1", line))
     lines = [line for block in blocks for line in _down_to_the_work(block)]
     return "\n".join(lines[:_SHOWN_STACK]).strip()
 
@@ -56,17 +58,23 @@ def where(stack: str) -> str:
     Args:
         stack: Stacks of all threads, newest frame first, as faulthandler writes them.
     """
-    frames = [match for match in map(_FRAME.match, _main_thread(stack)) if match]
+    matches = [match for match in map(_FRAME.match, _main_thread(stack)) if match]
+    return place([(match["file"], match["line"], match["function"]) for match in matches])
+
+
+def place(frames: Sequence[tuple[str, str | int, str]]) -> str:
+    """Say in a few words where some frames are: the user's line, and what was called there; empty if there are none.
+
+    Args:
+        frames: File, line and function, newest first.
+    """
     if not frames:
         return ""
-    outer = next((i for i, frame in enumerate(frames) if not _INTERNAL.search(frame["file"])), None)
-    if outer is None:
-        place = frames[0]
-        return f"{place['function']} at {Path(place['file']).name}:{place['line']}"
-    place = frames[outer]
+    outer = next((i for i, (file, _, _) in enumerate(frames) if not _INTERNAL.search(file)), 0)
+    file, line, function = frames[outer]
     # Frames of torch's around the call say nothing that the called function's name does not.
-    called = next((f["function"] for f in reversed(frames[:outer]) if f["function"] not in ("wrapper", "inner")), None)
-    return f"{called or place['function']} at {Path(place['file']).name}:{place['line']}"
+    called = next((name for _, _, name in reversed(frames[:outer]) if name not in ("wrapper", "inner")), function)
+    return f"{called} at {Path(file).name}:{line}"
 
 
 def _main_thread(stack: str) -> list[str]:

@@ -10,7 +10,7 @@ from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeout
 from pytest_elastic.pickling import UnpicklableError
 from pytest_elastic.report import text
 from pytest_elastic.report.culprit import blame, ended_by_us, is_collateral
-from pytest_elastic.report.describe import signal_name, what_happened
+from pytest_elastic.report.describe import exitcode_of, signal_name, what_happened
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import read_stacks
 from pytest_elastic.result import AgentResult, LaunchResult, Output, RankFailure
@@ -42,7 +42,7 @@ def load_exception(data: bytes | None, type_name: str, message: str) -> BaseExce
 
 def failure_of(rank: RankRecord, culprit: RankRecord, record: LaunchRecord) -> RankFailure:
     """Describe how one rank failed."""
-    exitcode = rank.exited.exitcode if rank.exited is not None else None
+    exitcode = exitcode_of(rank)
     raised = rank.failed if rank.failed is not None and rank.failed.how != "exited" else None
     when = rank.failed.time_ns if rank.failed else rank.exited.time_ns if rank.exited else record.ended_ns
     return RankFailure(
@@ -82,7 +82,7 @@ def _make_result(record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: li
         values_by_rank=values,
         stdout=Output({rank.id.rank: rank.directory / "stdout.log" for rank in ranks}),
         stderr=Output({rank.id.rank: rank.directory / "stderr.log" for rank in ranks}),
-        exitcodes={rank.id.rank: rank.exited.exitcode if rank.exited else None for rank in ranks},
+        exitcodes={rank.id.rank: exitcode_of(rank) for rank in ranks},
         durations={rank.id.rank: _duration(rank, record) for rank in ranks},
         failures=tuple(failure_of(rank, failed[0], record) for rank in failed),
         restarts=max((agent.finished.restarts for agent in record.agents if agent.finished), default=0),

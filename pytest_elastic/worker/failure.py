@@ -9,12 +9,19 @@ from types import TracebackType
 from typing import Literal
 
 from pytest_elastic.messages import RankFailed, RankId
+from pytest_elastic.report.stacks import place
 
 
 def type_name(error: BaseException) -> str:
     """Return the name of an exception's class as a traceback prints it."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def place_of(error: BaseException) -> str:
+    """Say where in the user's code an exception was raised: ``all_reduce at test_x.py:17``."""
+    frames = [(f.f_code.co_filename, line, f.f_code.co_name) for f, line in traceback.walk_tb(error.__traceback__)]
+    return place(frames[::-1])
 
 
 def text_of(error: BaseException) -> str:

@@ -1,13 +1,9 @@
-"""Run one test in a rank, by pytest's own protocol, and ship each report the moment it exists."""
+"""Run one test in a rank, by pytest's own protocol."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import pickle
-import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +12,44 @@ import pytest
 from pytest_elastic import compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
-from pytest_elastic.messages import ItemOrder, RankCaught, RankOrder, RankReport
+from pytest_elastic.messages import ItemOrder, RankOrder
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
-from pytest_elastic.worker.failure import describe, pickled, text_of, type_name
+from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
+from pytest_elastic.worker.runner import ItemRunner
 from pytest_elastic.worker.session import RankSession
+from pytest_elastic.worker.stopping import Stop
 
 
-def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox) -> int:
+def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
     """Run the test; return the exit code of the rank."""
+    stop = Stop()
+    group = DefaultGroup(order, TorchAccelerators())
+    runner = ItemRunner(me, outbox, group, stop)
     try:
         session = _session(wanted)
         item = session.find(wanted.nodeid, wanted.occurrence)
         config = session.config
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
-        group = config.stash[GROUP] = DefaultGroup(order, TorchAccelerators())
+        config.stash[GROUP] = group
         basetemp = Path(wanted.basetemp)
         basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
-        runner = _Runner(me, outbox, group)
         config.pluginmanager.register(runner, "elastic-runner")
+        if wanted.live_log:
+            compat.show_live_log_by(config, runner.show_live_log)
+        stop.listen(stacks)
         config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         compat.stop_capture(config)
     except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
         outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=0))
         return 1
+    stop.obey()
     return 1 if runner.failed else 0
 
 
@@ -64,95 +68,3 @@ def _leave_xfail_to_controller(item: pytest.Item) -> None:
         return (pair for pair in everything(name) if pair[1].name != "xfail")
 
     item.iter_markers_with_node = without_xfail  # type: ignore[method-assign]
-
-
-class _Runner:
-    """Runs the item's phases, with the process group around them, and ships the reports."""
-
-    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup) -> None:
-        self.failed = False
-        self._me = me
-        self._outbox = outbox
-        self._group = group
-        self._caught: BaseException | None = None
-        self._caught_ns = 0
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
-        compat.runtestprotocol(item, log=True, nextitem=None)
-        return True
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Generator[None, None, None]:
-        self._group.make()
-        yield
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        try:
-            yield
-        finally:
-            if not self.failed:
-                self._group.end()
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        self._caught = call.excinfo.value if call.excinfo is not None else None
-        self._caught_ns = time.monotonic_ns()
-        if self._caught is not None and not isinstance(self._caught, (pytest.skip.Exception, pytest.xfail.Exception)):
-            self._outbox.send(
-                RankCaught(
-                    id=self._me.id,
-                    time_ns=self._caught_ns,
-                    when=call.when,
-                    type=type_name(self._caught),
-                    message=text_of(self._caught),
-                )
-            )
-        return (yield)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        caught, self._caught = self._caught, None
-        time_ns = self._caught_ns if caught is not None else time.monotonic_ns()
-        if report.failed:
-            self.failed = True
-        data, dropped = _pickled_report(report)
-        self._outbox.send(
-            RankReport(
-                id=self._me.id,
-                time_ns=time_ns,
-                when=str(report.when),
-                outcome=report.outcome,
-                written=_written(),
-                report=data,
-                dropped=dropped,
-                exception=pickled(caught) if caught is not None else None,
-                type=type_name(caught) if caught is not None else "",
-            )
-        )
-
-
-def _written() -> tuple[int, int]:
-    """Return how much this rank has written to its logs by now."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    ctypes.CDLL(None).fflush(None)
-    return os.fstat(1).st_size, os.fstat(2).st_size
-
-
-def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:
-    """Pickle a report as pytest serialises it; what others hung on it and cannot be sent is dropped and named."""
-    data = report._to_json()
-    dropped = []
-    for name, value in list(data.items()):
-        try:
-            pickle.dumps(value)
-        except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
-            dropped.append(f"report.{name} ({type(value).__qualname__}: {type(error).__name__})")
-            data[name] = [] if isinstance(value, list) else None
-            if name not in ("sections", "user_properties", "keywords"):
-                del data[name]
-    return pickle.dumps(data), tuple(dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -40,12 +41,12 @@ def main() -> None:
     server_state.own_tracker()
     apply_environment(order, me)
     line_buffered_output()
-    write_stacks_to(me.directory)
+    stacks = write_stacks_to(me.directory)
     outbox = join(me, order)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
     pid = os.getpid()
     try:
-        _work(order, me, outbox, exit, forked=forked)
+        _work(order, me, outbox, exit, stacks, forked=forked)
     except BaseException as error:
         if os.getpid() != pid:
             traceback.print_exc()
@@ -56,9 +57,18 @@ def main() -> None:
         raise
     if os.getpid() != pid:
         os._exit(0)  # A child that the work forked and that came back here: only its parent is the rank.
+    _leave_world(me, outbox)
 
 
-def _work(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit, *, forked: bool) -> None:  # noqa: A002
+def _work(
+    order: RankOrder,
+    me: Identity,
+    outbox: Outbox,
+    exit: Exit,  # noqa: A002
+    stacks: int,
+    *,
+    forked: bool,
+) -> None:
     if forked:
         apply_to_torch()
     else:
@@ -72,7 +82,7 @@ def _work(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit, *, forked:
     if order.item is not None:
         from pytest_elastic.worker.item import run_item
 
-        exit.code = run_item(order, order.item, me, outbox)
+        exit.code = run_item(order, order.item, me, outbox, stacks)
         exit.told = True
         value = None
         if exit.code != 0:
@@ -90,6 +100,21 @@ def _work(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit, *, forked:
         )
     )
     exit.code = 0
+
+
+def _leave_world(me: Identity, outbox: Outbox) -> None:
+    """End the process group, and on rank 0 wait for the other ranks: it hosts the store of their world.
+
+    torch keeps a worker that has returned until all workers of its node have. A rank that still waits for this one in
+    a collective must see that it has left.
+    """
+    dist = sys.modules["torch.distributed"]
+    with contextlib.suppress(Exception):  # a group that is broken already ends with the process
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    if me.id.rank == 0 and me.id.world_size > 1:
+        with contextlib.suppress(OSError, EOFError):  # the controller is gone, or a test closed the connection
+            outbox.receive()
 
 
 def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) -> bytes:  # noqa: A002

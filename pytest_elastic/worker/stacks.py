@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,14 +15,14 @@ STACK_SIGNAL: Final = signal.SIGRTMAX - 3 if sys.platform == "linux" else signal
 FILE_NAME: Final = "stacks.txt"
 
 
-def write_stacks_to(directory: Path) -> None:
-    """Have this process write its stacks into a file on fatal errors, SIGTERM and :data:`STACK_SIGNAL`."""
-    # Stays open for the life of the process: faulthandler keeps the descriptor.
-    file = (directory / FILE_NAME).open("w")
+def write_stacks_to(directory: Path) -> int:
+    """Have this process write its stacks into a file on fatal errors, SIGTERM and :data:`STACK_SIGNAL`.
+
+    Returns:
+        The file's descriptor, which stays open for the life of the process.
+    """
+    file = os.open(directory / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     faulthandler.enable(file=file, all_threads=True)
     faulthandler.register(STACK_SIGNAL, file=file, all_threads=True)
     faulthandler.register(signal.SIGTERM, file=file, all_threads=True, chain=True)
-    _keep_open.append(file)
-
-
-_keep_open: list[object] = []
+    return file

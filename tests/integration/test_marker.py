@@ -564,10 +564,10 @@ def test_it(rank, record_property):
 """
     )
     result = run(pytester, source)
-    result.assert_outcomes(failed=1, warnings=2)
+    result.assert_outcomes(failed=1, warnings=1)
     result.stdout.fnmatch_lines(
         [
-            "*ElasticWarning: report.user_properties (list: TypeError) of rank 1 cannot be sent and was dropped",
+            "*ElasticWarning: record_property('lock') (lock: TypeError) of ranks 0-1 cannot be sent and was dropped",
             "FAILED test_it.py::test_it - [[]rank 1[]] assert 1 != 1",
         ]
     )

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_elastic.messages import RankCaught, RankExited, RankFinished, RankId, RankReport
 from pytest_elastic.report.culprit import ended_by_us
-from pytest_elastic.report.merge import Culprit, cause_of, find_culprit, phase_reached
+from pytest_elastic.report.judgement import Culprit, cause_of, find_failures, phase_reached
 from pytest_elastic.report.records import RankRecord
 
 
@@ -44,9 +44,7 @@ def ran(rank: int, *reports: RankReport, exitcode: int | None = None) -> RankRec
 
 
 def culprit_of(*ranks: RankRecord) -> Culprit:
-    culprit = find_culprit(ranks)
-    assert culprit is not None
-    return culprit
+    return find_failures(ranks)[0]
 
 
 def test_of_a_call_and_an_earlier_teardown_on_another_rank_the_call_is_what_failed() -> None:
@@ -76,7 +74,7 @@ def test_a_rank_that_failed_and_was_stopped_in_its_teardown_was_not_ended_by_us(
 
 def test_finished_ranks_are_no_culprits() -> None:
     done = RankFinished(id=rank_id(0), time_ns=1, started_ns=0, value=None, leftovers=())
-    assert find_culprit([RankRecord(id=rank_id(0), directory=Path(), finished=done)]) is None
+    assert find_failures([RankRecord(id=rank_id(0), directory=Path(), finished=done)]) == []
 
 
 @pytest.mark.parametrize(

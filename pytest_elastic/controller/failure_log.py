@@ -1,0 +1,58 @@
+"""The log of a run's failures: each is on disk the moment it is known, whatever becomes of the session after it."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pytest_elastic.messages import RankCaught, RankExited, RankFailed, RankId, RankReport
+from pytest_elastic.report.describe import one_line, signal_name
+from pytest_elastic.report.judgement import load
+
+FILE_NAME: Final = "failures.log"
+
+
+class FailureLog:
+    """Appends the failures of one launch to a file that all tests, and all workers of pytest-xdist, share.
+
+    Args:
+        file: The file.
+        nodeid: The test.
+    """
+
+    def __init__(self, file: Path, nodeid: str) -> None:
+        self._file = file
+        self._nodeid = nodeid
+        self._told: set[RankId] = set()
+
+    def note(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
+        """Write down what a rank says of its failure, or its exit code where it says nothing."""
+        text = self._text_of(message)
+        if text is None:
+            return
+        self._told.add(message.id)
+        now = datetime.now().isoformat(sep=" ", timespec="milliseconds")
+        self._append(f"{now} {self._nodeid} [rank {message.id.rank}] {text}\n")
+
+    def _text_of(self, message: RankFailed | RankCaught | RankReport | RankExited) -> str | None:
+        if isinstance(message, RankReport):
+            return None if message.stopped else f"{message.when} failed\n{load(message).longreprtext}"
+        if isinstance(message, RankCaught):
+            return f"{message.when}: {one_line(message.type, message.message)}"
+        if isinstance(message, RankFailed):
+            return f"{one_line(message.type, message.message)}\n{message.traceback}".rstrip()
+        if message.stopped or message.id in self._told:
+            return None
+        name = signal_name(message.exitcode)
+        return f"killed by {name}" if name is not None else f"exited with code {message.exitcode}"
+
+    def _append(self, text: str) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        # One write to a file that is opened to append: what several processes write does not mix.
+        log = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(log, text.encode(errors="backslashreplace"))
+        finally:
+            os.close(log)

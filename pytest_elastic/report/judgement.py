@@ -1,0 +1,245 @@
+"""From what the ranks of a test reported to one judgement: what came of it, in which phase, by whose doing."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pytest
+
+from pytest_elastic.messages import RankReport
+from pytest_elastic.report.culprit import died_late, ended_by_us, is_peer_loss, order_of_silence
+from pytest_elastic.report.describe import one_line, what_happened
+from pytest_elastic.report.endings import ending
+from pytest_elastic.report.records import LaunchRecord, RankRecord
+from pytest_elastic.report.stacks import fold
+from pytest_elastic.report.verdict import judge, not_preloaded
+
+When = Literal["setup", "call", "teardown"]
+PHASES: tuple[When, ...] = ("setup", "call", "teardown")
+Kind = Literal["passed", "skipped", "xfailed", "failed", "disagreed", "ended"]
+OWN: Final = 2
+"""Up to this order a failure is a rank's own; above, it followed from another one's or was made by us."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Culprit:
+    """The rank that failed first, and in which phase of the test.
+
+    Attributes:
+        rank: All that is known of it.
+        when: The phase.
+        report: pytest's report of the failure, if the rank made one.
+        time_ns: ``time.monotonic_ns()`` of the failure.
+        order: Place in the order of blame of :mod:`pytest_elastic.report.culprit`.
+    """
+
+    rank: RankRecord
+    when: When
+    report: RankReport | None
+    time_ns: int
+    order: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What came of a test on its ranks.
+
+    Attributes:
+        kind: ``"passed"``, ``"skipped"``, ``"xfailed"`` (by ``pytest.xfail()``), ``"failed"`` by the culprit,
+            ``"disagreed"`` (no rank failed by itself, but not all ended alike), or ``"ended"`` from outside: by the
+            deadline, with an agent, with the server.
+        when: The phase that it is told in.
+        culprit: The rank that failed first, where one did.
+        message: Why; an empty text for a culprit, which speaks for itself.
+        error: The error of the launch, where it was ended from outside.
+    """
+
+    kind: Kind
+    when: When
+    culprit: Culprit | None = None
+    message: str = ""
+    error: Exception | None = None
+
+
+def judge_test(record: LaunchRecord, *, broken: str | None = None) -> Judgement:
+    """Judge a test whose launch is over.
+
+    Args:
+        record: The launch.
+        broken: Why the server could not start any rank, or ``None``.
+    """
+    if broken is not None:
+        return Judgement(kind="ended", when="setup", message=not_preloaded(broken))
+    ranks = record.last_world()
+    failed = find_failures(ranks)
+    culprit = failed[0] if failed else None
+    if culprit is not None and culprit.order <= OWN and not _died_with_server(culprit, record):
+        return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
+    if (expected := _first_expected(ranks)) is not None:
+        reason = (expected.expected or "").removeprefix("reason: ")
+        return Judgement(kind="xfailed", when=phase(expected.when), message=reason)
+    skips = [skip for rank in ranks if (skip := skip_of(rank)) is not None]
+    told = any(failure.order in (3, 4) for failure in failed) or (skips and not record.timed_out)
+    error = judge(record).error if record.server_lost is not None or not told else None
+    if error is not None:
+        return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(error), error=error)
+    if skips and len(skips) == len(ranks) and len({skip_reason(skip) for skip in skips}) == 1:
+        return Judgement(kind="skipped", when=phase(skips[0].when), message=skip_reason(skips[0]))
+    if skips or (failed and any(rank.finished is not None for rank in ranks)):
+        return Judgement(kind="disagreed", when="call", message=f"the ranks disagree: {_rank_by_rank(ranks)}")
+    if culprit is not None:
+        return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
+    return Judgement(kind="passed", when="teardown")
+
+
+def find_failures(ranks: Sequence[RankRecord]) -> list[Culprit]:
+    """Return the failures of all ranks, the culprit's first, by the rule of :mod:`pytest_elastic.report.culprit`."""
+    found = [failure for rank in ranks if (failure := _failure_of(rank)) is not None]
+    # Of failures of the ranks' own the phase counts before the time: a rank that passed early may fail in its
+    # teardown while another is still in the test, and the test is what failed.
+    return sorted(found, key=lambda f: (f.order, PHASES.index(f.when) if f.order == OWN else 0, f.time_ns))
+
+
+def _failure_of(rank: RankRecord) -> Culprit | None:
+    report = failed_report(rank)
+    if report is not None:
+        order = 3 if is_peer_loss(report.type, crash_message(report)) else OWN
+        return Culprit(rank=rank, when=phase(report.when), report=report, time_ns=report.time_ns, order=order)
+    if rank.caught is not None:
+        caught = rank.caught
+        order = 3 if is_peer_loss(caught.type, caught.message) else OWN
+        return Culprit(rank=rank, when=phase(caught.when), report=None, time_ns=caught.time_ns, order=order)
+    reached = phase_reached(rank)
+    if rank.failed is not None:
+        return Culprit(rank=rank, when=reached, report=None, time_ns=rank.failed.time_ns, order=OWN)
+    if rank.finished is not None and not died_late(rank):
+        return None
+    time_ns = rank.exited.time_ns if rank.exited is not None else 0
+    return Culprit(rank=rank, when=reached, report=None, time_ns=time_ns, order=order_of_silence(rank))
+
+
+def failed_report(rank: RankRecord) -> RankReport | None:
+    """Return the first report of a failure that is the rank's own: not of its being stopped."""
+    return next((report for report in rank.reports if report.outcome == "failed" and not report.stopped), None)
+
+
+def skip_of(rank: RankRecord) -> RankReport | None:
+    """Return the report by which a rank skipped the test, or ``None``."""
+    return next((report for report in rank.reports if report.outcome == "skipped" and not report.subtest), None)
+
+
+def skip_reason(report: RankReport) -> str:
+    """Return the reason of a skip."""
+    longrepr = load(report).longrepr
+    reason = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
+    return reason.removeprefix("Skipped: ")
+
+
+def phase(when: str) -> When:
+    """Return a phase by its name."""
+    return "setup" if when == "setup" else "teardown" if when == "teardown" else "call"
+
+
+def phase_reached(rank: RankRecord) -> When:
+    """Return the phase that a rank was in when it was last heard, or was told to end."""
+    done = [report.when for report in rank.reports if not report.subtest and not report.stopped]
+    if "setup" not in done:
+        return "setup"
+    return "teardown" if "call" in done or done[-1:] == ["teardown"] else "call"
+
+
+def load(report: RankReport) -> pytest.TestReport:
+    """Return a rank's report as an object."""
+    return pytest.TestReport._from_json(dict(pickle.loads(report.report)))
+
+
+def crash_message(report: RankReport) -> str:
+    """Return the message of the exception behind a report, as pytest's short summary shows it."""
+    longrepr = load(report).longrepr
+    crash = getattr(longrepr, "reprcrash", None)
+    return str(crash.message if crash is not None else longrepr)
+
+
+def cause_of(culprit: Culprit) -> str:
+    """Say in one line how the culprit failed, without naming it."""
+    caught = culprit.rank.caught
+    if culprit.report is None and caught is not None:
+        return one_line(caught.type, caught.message)
+    if culprit.report is None:
+        return what_happened(culprit.rank, work="test")
+    if culprit.report.type == "SystemExit":
+        code = (crash_message(culprit.report).partition(": ")[2] or "0").splitlines()[0]
+        return f"exited with code {code} before the test ended"
+    return crash_message(culprit.report).strip().partition("\n")[0] or culprit.report.type
+
+
+def describe_others(ranks: Sequence[RankRecord], culprit: Culprit | None) -> list[tuple[list[int], str, str]]:
+    """Group the ranks beside the culprit by how they ended: ranks, what became of them, the text of the first."""
+    groups: dict[str, tuple[list[int], str]] = {}
+    for rank in ranks:
+        if culprit is None or rank is not culprit.rank:
+            what, text = _ending_of(rank, culprit)
+            numbers, _ = groups.setdefault(what, ([], text))
+            numbers.append(rank.id.rank)
+    return [(numbers, what, text) for what, (numbers, text) in groups.items()]
+
+
+def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
+    failure = _failure_of(rank)
+    if failure is not None and culprit is not None and _alike(failure, culprit):
+        return "failed alike", ""
+    skip = skip_of(rank)
+    if failure is None and skip is not None:
+        return (f"skipped: {skip_reason(skip)}", "") if skip.expected is None else (f"xfailed: {skip.expected}", "")
+    if failure is None:
+        return "passed", ""
+    if failure.order == 3:
+        place = failure.report.place if failure.report is not None else rank.caught.place if rank.caught else ""
+        return f"lost a peer in {place or failure.when} (collateral)", ""
+    if failure.report is not None:
+        return f"failed too in {failure.when}: {cause_of(failure)}", load(failure.report).longreprtext
+    if rank.caught is not None:
+        return f"failed too in {failure.when}: {cause_of(failure)}", ""
+    if rank.failed is not None:
+        return f"failed too: {cause_of(failure)}", rank.failed.traceback
+    return ending(rank)
+
+
+def _alike(one: Culprit, other: Culprit) -> bool:
+    """Tell whether two ranks raised the same at one place: one traceback is enough for both."""
+    if one.report is None or other.report is None:
+        return False
+    return (one.when, one.report.place, cause_of(one)) == (other.when, other.report.place, cause_of(other))
+
+
+def _rank_by_rank(ranks: Sequence[RankRecord]) -> str:
+    groups = sorted(describe_others(ranks, None), key=lambda group: group[1] == "passed")
+    return "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in groups)
+
+
+def _first_expected(ranks: Sequence[RankRecord]) -> RankReport | None:
+    expected = [report for rank in ranks for report in rank.reports if report.expected is not None]
+    return min((report for report in expected if not report.subtest), key=lambda report: report.time_ns, default=None)
+
+
+def _died_with_server(culprit: Culprit, record: LaunchRecord) -> bool:
+    return record.server_lost is not None and not culprit.rank.reports
+
+
+def _told_in(culprit: Culprit, ranks: Sequence[RankRecord]) -> When:
+    """Return the phase in which a culprit is told: its own, but the call if its teardown ended others in theirs."""
+    if culprit.when == "teardown":
+        for rank in ranks:
+            if rank.finished is None and ended_by_us(rank) and phase_reached(rank) != "teardown":
+                return "call"
+    return culprit.when
+
+
+def _phase_under_way(ranks: Sequence[RankRecord]) -> When:
+    """Return the phase that was under way when the launch was ended from outside."""
+    if not ranks or any(not rank.reports for rank in ranks):
+        return "setup"
+    return min((phase_reached(rank) for rank in ranks), key=PHASES.index)

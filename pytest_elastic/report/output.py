@@ -1,0 +1,67 @@
+"""What ranks wrote, as sections of a pytest report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pytest_elastic.report.judgement import PHASES, When, load, phase, phase_reached
+from pytest_elastic.report.records import LaunchRecord, RankRecord
+
+_SHOWN_OUTPUT = 40_000
+
+
+def put_sections(report: pytest.TestReport, record: LaunchRecord, when: When, shown: Sequence[int]) -> None:
+    """Add what ranks wrote up to the end of a phase, in sections that name phase and rank.
+
+    Args:
+        report: The controller's report; changed in place.
+        record: The launch.
+        when: The phase of the report.
+        shown: The ranks whose output is wanted.
+    """
+    for rank in record.last_world():
+        if rank.id.rank in shown:
+            for each in PHASES[: PHASES.index(when) + 1]:
+                report.sections += _output_of(rank, each)
+
+
+def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
+    """Return what a rank wrote in one phase; a rank that was ended in it has no report of the phase."""
+    reports = [each for each in rank.reports if each.when == when and not each.subtest]
+    before = [each for each in rank.reports if PHASES.index(phase(each.when)) < PHASES.index(when)]
+    if not reports and phase_reached(rank) != when:
+        return []
+    begin = before[-1].written if before else (0, 0)
+    end = reports[-1].written if reports else (None, None)
+    sections = []
+    for number, stream in enumerate(("stdout", "stderr")):
+        text = _read(rank.directory / f"{stream}.log", begin[number], end[number])
+        if text.strip():
+            sections.append((f"Captured {stream} {when} (rank {rank.id.rank})", text))
+    seen: set[str] = set()
+    for name, text in load(reports[-1]).sections if reports else ():
+        # The log's sections of earlier phases are in later reports too.
+        if name.endswith(when) and name not in seen:
+            seen.add(name)
+            sections.append((f"{name} (rank {rank.id.rank})", text))
+    return sections
+
+
+def _read(file: Path, begin: int, end: int | None) -> str:
+    """Read a part of a log; of much output the beginning and the end."""
+    try:
+        with file.open("rb") as stream:
+            size = (file.stat().st_size if end is None else end) - begin
+            stream.seek(begin)
+            if size <= _SHOWN_OUTPUT:
+                return stream.read(max(0, size)).decode(errors="replace")
+            head = stream.read(_SHOWN_OUTPUT // 4)
+            stream.seek(begin + size - _SHOWN_OUTPUT // 2)
+            tail = stream.read(_SHOWN_OUTPUT // 2)
+    except OSError:
+        return ""
+    left_out = size - len(head) - len(tail)
+    return f"{head.decode(errors='replace')}\n... ({left_out} bytes left out) ...\n{tail.decode(errors='replace')}"

@@ -1,0 +1,191 @@
+"""The plugin by which a rank's pytest runs the test and tells of it, each thing the moment it exists."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import sys
+import time
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pytest_elastic import compat
+from pytest_elastic.channel import Outbox
+from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarned
+from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
+from pytest_elastic.worker.group import DefaultGroup
+from pytest_elastic.worker.identity import Identity
+from pytest_elastic.worker.stopping import RankStopped, Stop
+
+_EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception)
+
+
+class ItemRunner:
+    """Runs the item's phases, with the process group around them, and ships the reports.
+
+    Attributes:
+        failed: A report was a failure.
+    """
+
+    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+        self.failed = False
+        self._me = me
+        self._outbox = outbox
+        self._group = group
+        self._stop = stop
+        self._stopped = False
+        self._in_phase = False
+        self._session: pytest.Session | None = None
+        self._caught: BaseException | None = None
+        self._caught_ns = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
+        """Run the three phases; logstart and logfinish are the controller's."""
+        self._session = item.session
+        compat.runtestprotocol(item, log=True, nextitem=None)
+        return True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Make the process group before the fixtures."""
+        with self._phase(), self._stop.possible():
+            self._group.make()
+            yield
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """Let the test be stopped."""
+        with self._phase(), self._stop.possible():
+            yield
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        """End the process group after the fixtures; after a failure it ends with the process, as peers may be gone."""
+        with self._phase():
+            try:
+                yield
+            finally:
+                if not self.failed:
+                    self._group.end()
+
+    @contextmanager
+    def _phase(self) -> Iterator[None]:
+        self._in_phase = True
+        try:
+            yield
+        finally:
+            self._in_phase = False
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell of a failure before its report, which takes a while to make."""
+        caught = call.excinfo.value if call.excinfo is not None else None
+        self._caught, self._caught_ns = caught, time.monotonic_ns()
+        self._stopped = self._stopped or isinstance(caught, RankStopped)
+        if caught is not None and not self._stopped and not isinstance(caught, _EXPECTED):
+            self._outbox.send(
+                RankCaught(
+                    id=self._me.id,
+                    time_ns=self._caught_ns,
+                    when=call.when,
+                    type=type_name(caught),
+                    message=text_of(caught),
+                    place=place_of(caught),
+                )
+            )
+        return (yield)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Ship a report."""
+        caught, self._caught = self._caught, None
+        time_ns = self._caught_ns if caught is not None else time.monotonic_ns()
+        if report.failed:
+            self.failed = True
+        data, dropped = _pickled_report(report)
+        self._outbox.send(
+            RankReport(
+                id=self._me.id,
+                time_ns=time_ns,
+                when=str(report.when),
+                outcome=report.outcome,
+                written=_written(),
+                report=data,
+                dropped=dropped,
+                exception=pickled(caught) if caught is not None and not self._stopped else None,
+                type=type_name(caught) if caught is not None else "",
+                place=place_of(caught) if caught is not None else "",
+                expected=getattr(report, "wasxfail", None),
+                subtest=self._in_phase,
+                stopped=self._stopped,
+                should_stop=_text(self._session, "shouldstop"),
+                should_fail=_text(self._session, "shouldfail"),
+            )
+        )
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        """Ship a warning."""
+        if when == "runtest":
+            category = warning_message.category
+            try:
+                data = pickle.dumps(category)
+            except Exception:  # noqa: BLE001 (a class of a function, or one with a metaclass of its own)
+                data = None
+            self._outbox.send(
+                RankWarned(
+                    id=self._me.id,
+                    category=category.__qualname__,
+                    pickled=data,
+                    message=str(warning_message.message),
+                    file=warning_message.filename,
+                    line=warning_message.lineno,
+                )
+            )
+
+    def show_live_log(self, text: str) -> None:
+        """Have the controller show lines of pytest's live log."""
+        self._outbox.send(RankLogged(id=self._me.id, text=text))
+
+
+def _text(session: pytest.Session | None, name: str) -> str:
+    wish = getattr(session, name, False)
+    return str(wish) if wish else ""
+
+
+def _written() -> tuple[int, int]:
+    """Return how much this rank has written to its logs by now."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    ctypes.CDLL(None).fflush(None)
+    return os.fstat(1).st_size, os.fstat(2).st_size
+
+
+def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:
+    """Pickle a report as pytest serialises it; what others hung on it and cannot be sent is dropped and named."""
+    data = report._to_json()
+    dropped: list[str] = []
+    for name, value in list(data.items()):
+        if name == "user_properties":
+            data[name] = [pair for pair in value if _can_be_sent(f"record_property({pair[0]!r})", pair[1], dropped)]
+        elif not _can_be_sent(f"report.{name}", value, dropped):
+            data[name] = [] if isinstance(value, list) else None
+            if name not in ("sections", "keywords"):
+                del data[name]
+    return pickle.dumps(data), tuple(dropped)
+
+
+def _can_be_sent(name: str, value: Any, dropped: list[str]) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
+        dropped.append(f"{name} ({type(value).__qualname__}: {type(error).__name__})")
+        return False
+    return True
