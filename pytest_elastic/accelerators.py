@@ -7,6 +7,7 @@ makes of real ones has not been run by this project.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CPU: Final = "cpu"
 KINDS: Final = ("cuda", "xpu", "mps", "mtia", "hpu")
 """Types of device that ``torch.accelerator`` may have, beside a private backend's."""
+_INIT_BARRIER: Final = "TORCH_DIST_INIT_BARRIER"
+"""torch's variable for a barrier, over the store and so without a collective, at the end of ``init_process_group``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +113,20 @@ class TorchAccelerators:
         return str(dist.get_default_backend_for_device(kind))
 
     def make_group(self, backend: str, device: torch.device) -> None:
-        """Initialise it, bound to the device where torch lets it be bound."""
+        """Initialise it, bound to the device where torch lets it be bound.
+
+        No rank leaves before all are connected: a short test would destroy the group of one rank, which closes its
+        connections, while another is still making its own.
+        """
         import torch.distributed as dist
 
-        dist.init_process_group(backend, device_id=device if self._may_bind(backend, device) else None)
+        chosen = os.environ.get(_INIT_BARRIER)
+        os.environ.setdefault(_INIT_BARRIER, "1")
+        try:
+            dist.init_process_group(backend, device_id=device if self._may_bind(backend, device) else None)
+        finally:
+            if chosen is None:
+                del os.environ[_INIT_BARRIER]
 
     def end_group(self) -> None:
         """Destroy it."""

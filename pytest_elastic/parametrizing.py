@@ -25,7 +25,7 @@ _SET_BY: Final = {"nproc": ("nproc", "world_size"), "nnodes": ("nnodes",)}
 _DIFFERS_BY_RANK: Final = ("rank", "local_rank", "node_rank")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Entry:
     """One entry of a list in a mark: the value of a parameter that no function sees.
 
@@ -36,6 +36,9 @@ class Entry:
 
     value: Any
     values: list[Any]
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 def merge_marks(marks: Iterable[pytest.Mark]) -> dict[str, Any]:

@@ -59,14 +59,20 @@ class Devices:
 
     def __init__(self, ask: Ask | None = None) -> None:
         self._ask = ask if ask is not None else ask_torch
-        self._answers: dict[tuple[str | None, ...], Survey] = {}
+        self._answers: dict[tuple[str | None, ...], Survey | ElasticError] = {}
 
     def _survey(self, environ: Mapping[str, str]) -> Survey:
         # A test may hide devices from its ranks: then there are others to count.
         key = tuple(environ.get(variable) for variables in _VISIBLE.values() for variable in variables)
         if key not in self._answers:
-            self._answers[key] = self._ask(environ)
-        return self._answers[key]
+            try:
+                self._answers[key] = self._ask(environ)
+            except ElasticError as error:
+                self._answers[key] = error
+        answer = self._answers[key]
+        if isinstance(answer, ElasticError):
+            raise ElasticError(str(answer))
+        return answer
 
     def place(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAD = "import os, sys\nimport pytest\nelastic = pytest.mark.elastic\n"
+HEAD = "import os, sys, warnings\nimport pytest\nelastic = pytest.mark.elastic\n"
 
 
 def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
@@ -49,8 +49,11 @@ def noted(rank):
 @pytest.mark.usefixtures("noted")
 @pytest.mark.skipif("sys.platform == 'win32'")
 class TestMarks:
+    @pytest.mark.filterwarnings("error:mine")
     def test_usefixtures(self, rank):
         assert os.environ["NOTED"] == str(rank)
+        with pytest.raises(UserWarning):
+            warnings.warn("mine")
 
     @pytest.mark.skipif(True, reason="static")
     def test_skip(self):
@@ -167,6 +170,7 @@ def test_device(device):
 
 def test_a_group_of_its_own(request):
     dist.init_process_group("gloo")
+    dist.barrier()  # or rank 0 might destroy the group while rank 1 still connects
     assert request.getfixturevalue("process_group") is dist.group.WORLD
     dist.destroy_process_group()
 
@@ -208,6 +212,17 @@ def test_fixtures_of_a_rank(pytester: pytest.Pytester, monkeypatch: pytest.Monke
     run(pytester, FIXTURES).assert_outcomes(passed=6)
     # Each rank of test_process_group, of test_backend, and of the test that did it itself.
     assert Counter((pytester.path / "notes").read_text().split()) == {"0": 3, "1": 3}
+
+
+def test_a_group_is_connected_on_all_ranks_before_one_of_them_ends(pytester: pytest.Pytester) -> None:
+    # Without that, two in a hundred of these fail on a busy machine.
+    source = """
+@elastic(nproc=4, backend="gloo", timeout=60)
+@pytest.mark.parametrize("i", range(20))
+def test_short(i):
+    assert "TORCH_DIST_INIT_BARRIER" not in os.environ
+"""
+    run(pytester, source).assert_outcomes(passed=20)
 
 
 NAMES = ("rank", "local_rank", "world_size", "node_rank", "device", "process_group")

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_elastic.accelerators import Survey, read_survey
 from pytest_elastic.controller.devices import Devices, TooFewDevicesError
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import DeviceOrder
 from pytest_elastic.options import SETTINGS
 from pytest_elastic.spec import ArgumentError, make_spec
@@ -149,6 +150,21 @@ def test_torch_is_asked_once_for_each_set_of_visible_devices() -> None:
     for environ in ({"A": "1"}, {"A": "2"}, {"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "0,1"}, {}):
         devices.place(spec, environ, nodes=1)
     assert machine.asked == [{"A": "1"}, {"CUDA_VISIBLE_DEVICES": "0,1"}]
+
+
+def test_a_torch_that_does_not_tell_is_not_asked_again() -> None:
+    asked = []
+
+    def ask(environ: Mapping[str, str]) -> Survey:
+        asked.append(environ)
+        raise ElasticError("no driver")
+
+    devices = Devices(ask)
+    spec = make_spec("marker elastic", {"nproc": "gpu"}, {})
+    for _ in range(2):
+        with pytest.raises(ElasticError, match="no driver"):
+            devices.place(spec, {}, nodes=1)
+    assert len(asked) == 1
 
 
 def test_a_number_from_elsewhere_wins() -> None:

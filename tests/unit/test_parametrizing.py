@@ -18,7 +18,8 @@ Launches = dict[str, LaunchSpec | str | None]
 def collect(pytester: pytest.Pytester, source: str, *args: str) -> Launches:
     """Return the launch of each test by its name: a spec, the line that refuses it, or ``None`` for a plain test."""
     path = pytester.makepyfile(test_it="import unittest\nimport pytest\nelastic = pytest.mark.elastic\n" + source)
-    items, _ = pytester.inline_genitems(path, "-p", "no:randomly", *args)
+    # The plugin of hypothesis would import hypothesis anew at the end of each session.
+    items, _ = pytester.inline_genitems(path, "-p", "no:randomly", "-p", "no:hypothesispytest", *args)
     found: Launches = {}
     for item in items:
         arguments, given = arguments_of(item), item.config.stash[GIVEN]
