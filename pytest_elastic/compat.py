@@ -26,6 +26,7 @@ __all__ = [
     "ReprTraceback",
     "capture_nothing",
     "configure",
+    "has_fixture_of_users",
     "prepare_config",
     "runtestprotocol",
     "set_basetemp",
@@ -67,6 +68,19 @@ def set_basetemp(config: pytest.Config, basetemp: Path) -> None:
         return  # -p no:tmpdir
     factory._given_basetemp = basetemp
     factory._basetemp = None
+
+
+def has_fixture_of_users(item: pytest.Item, name: str) -> bool:
+    """Tell whether a name that a test asks for is a fixture of its authors (or of another plugin of theirs).
+
+    It is not where the test is parametrized with the name directly: pytest makes a fixture of its own of that.
+    """
+    info: Any = getattr(item, "_fixtureinfo", None)
+    fixtures = info.name2fixturedefs.get(name) if info is not None else None
+    if not fixtures:
+        return False
+    home = str(fixtures[-1].func.__module__).partition(".")[0]
+    return home not in ("_pytest", "pytest_elastic")
 
 
 def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_elastic.controller.holding import RUN, run_of
+from pytest_elastic.parametrizing import closest_first, merge_marks
 from pytest_elastic.roles import GIVEN, role
 
 if TYPE_CHECKING:
@@ -25,16 +26,12 @@ ELASTIC: Final[pytest.StashKey[ElasticItem]] = pytest.StashKey()
 def arguments_of(item: pytest.Item) -> dict[str, Any] | None:
     """Return the merged arguments of a test's marks, or ``None`` if the test is none of ours.
 
-    The closest mark wins, argument by argument. Positional arguments are under the key ``"*"``.
+    The closest mark wins, argument by argument. Positional arguments are under a key of their own.
     """
-    marks = list(item.iter_markers("elastic"))
+    marks = closest_first(item)
     if not marks:
         return None
-    arguments: dict[str, Any] = {}
-    for mark in reversed(marks):
-        if mark.args:
-            arguments["*"] = mark.args
-        arguments.update(mark.kwargs)
+    arguments = merge_marks(marks)
     if not arguments and "nproc" not in item.config.stash[GIVEN]:
         return None
     return arguments

@@ -80,6 +80,21 @@ class AgentOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceOrder:
+    """The devices of a launch's ranks.
+
+    Attributes:
+        kind: Type of device.
+        variable: Environment variable that hides the devices of other nodes, or an empty text if there is one node.
+        visible: Its value for each rank.
+    """
+
+    kind: str = "cpu"
+    variable: str = ""
+    visible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankOrder:
     """Everything a rank needs; one file that all ranks of a launch read.
 
@@ -91,6 +106,7 @@ class RankOrder:
         grace: Seconds that threads and children left behind get.
         seed: Seed of the random generators, or ``None`` to leave them alone.
         backend: Process group that is initialised before the work begins, or ``None``.
+        devices: Devices of the ranks.
         function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
         item: Test to run, or ``None``.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
@@ -103,6 +119,7 @@ class RankOrder:
     grace: float
     seed: int | None = None
     backend: str | None = None
+    devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = None
     item: ItemOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)

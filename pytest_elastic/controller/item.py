@@ -16,6 +16,7 @@ from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import ItemOrder
+from pytest_elastic.parametrizing import spec_of
 from pytest_elastic.report import merge
 from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.judgement import (
@@ -33,7 +34,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
-from pytest_elastic.spec import ArgumentError, make_spec
+from pytest_elastic.spec import ArgumentError
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ElasticItem:
         if skip:
             raise pytest.skip.Exception(refused, _use_item_location=True)
         if refused:
-            pytest.fail(refused, pytrace=False)
+            _refuse(refused)
         self._reach("setup")
 
     def runtest(self) -> None:
@@ -104,11 +105,7 @@ class ElasticItem:
 
     def _start(self) -> None:
         item = self._item
-        arguments = dict(self._arguments)
-        positional = arguments.pop("*", ())
-        if positional:
-            raise ArgumentError(f"marker elastic takes keywords only, got {', '.join(map(repr, positional))}")
-        spec = make_spec("marker elastic", arguments, self._run.given)
+        spec = spec_of(item, self._arguments, self._run.given)
         if spec.rdzv_backend in ("etcd", "etcd-v2"):
             raise ArgumentError(
                 f'marker elastic(rdzv_backend="{spec.rdzv_backend}") is not supported yet; use elastic_launch, or '
@@ -283,6 +280,11 @@ class ElasticItem:
         # Those that only lost a peer, or were ended, have nothing to say of the cause.
         least = max(culprit.blame, Blame.OWN)
         return [failure.rank.id.rank for failure in find_failures(ranks) if failure.blame <= least]
+
+
+def _refuse(message: str) -> NoReturn:
+    # The one frame that is not hidden: pytest adds a line to a failure that has none.
+    pytest.fail(message, pytrace=False)
 
 
 def _all_done(ranks: Sequence[RankState], when: When) -> bool:

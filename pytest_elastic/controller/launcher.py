@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.plan import LaunchPlan
@@ -122,9 +123,19 @@ class ElasticLaunch:
             agent_error=None if agent_error is None else pickle_exception(agent_error),
             modules=self._run.modules,
         )
-        plan = self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+        plan = self._plan(spec, request)
         self._plans.append(plan)
         return self._finish(plan, check=check)
+
+    def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
+        __tracebackhide__ = True
+        try:
+            return self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+        except TooFewDevicesError as error:
+            if self._run.setting("strict"):
+                raise
+            few = str(error)
+        raise pytest.skip.Exception(few, _use_item_location=True)
 
     def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
         __tracebackhide__ = True

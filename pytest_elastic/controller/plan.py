@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_elastic.messages import AgentOrder, ItemOrder, RankOrder
+from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder
 from pytest_elastic.report.records import Work
 
 _DAY = 86_400.0
@@ -31,6 +31,7 @@ class LaunchPlan:
         sys_path: Its ``sys.path``.
         seed: Seed of the ranks' random generators, or ``None``.
         backend: Process group made before the work, or ``None``.
+        devices: Devices of the ranks.
         function: Cloudpickled function with its arguments, or ``None``.
         command: Command line, or ``None``.
         script: The command is a ``.py`` script, which tells how it ended.
@@ -56,6 +57,7 @@ class LaunchPlan:
     sys_path: list[str] = field(repr=False)
     seed: int | None = None
     backend: str | None = None
+    devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = field(default=None, repr=False)
     command: tuple[str, ...] | None = None
     script: bool = False
@@ -121,6 +123,7 @@ class LaunchPlan:
             grace=self.grace,
             seed=self.seed,
             backend=self.backend,
+            devices=self.devices,
             function=self.function,
             item=self.item,
             modules=self.modules,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.launch import Launch
@@ -50,6 +51,7 @@ class ElasticRun:
         self._files: tuple[str, ...] = ()
         self._numbers = itertools.count()
         self._unsafe: str | None = None
+        self._devices = Devices()
         self.modules: dict[str, str] = {}
 
     def setting(self, name: str) -> object:
@@ -135,6 +137,7 @@ class ElasticRun:
         plan = make_plan(
             spec,
             request,
+            devices=self._devices,
             run=self.directory.name,
             launch=launch,
             scratch=scratch,

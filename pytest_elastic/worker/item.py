@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, RankOrder
-from pytest_elastic.roles import RANK, ROLE
+from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
-from pytest_elastic.worker.runner import ItemRunner
+from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
 from pytest_elastic.worker.session import RankSession
 from pytest_elastic.worker.stopping import Stop
 
@@ -24,20 +26,22 @@ from pytest_elastic.worker.stopping import Stop
 def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
     """Run the test; return the exit code of the rank."""
     stop = Stop()
-    runner = ItemRunner(me, outbox, order.backend, stop)
+    group = DefaultGroup(order, TorchAccelerators())
+    runner = ItemRunner(me, outbox, group, stop)
     try:
         session = _session(wanted)
         item = session.find(wanted.nodeid, wanted.occurrence)
         config = session.config
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
+        config.stash[GROUP] = group
         basetemp = Path(wanted.basetemp)
         basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
         config.pluginmanager.register(runner, "elastic-runner")
-        config.pluginmanager.register(runner.group, "elastic-group")
+        config.pluginmanager.register(GroupBeforeFixtures(group), "elastic-group")
         if wanted.live_log:
             compat.show_live_log_by(config, runner.show_live_log)
         stop.listen(stacks)

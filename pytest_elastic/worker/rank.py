@@ -11,11 +11,13 @@ import traceback
 from typing import NoReturn
 
 from pytest_elastic import kernel
+from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankFinished, RankOrder
 from pytest_elastic.worker import server_state
+from pytest_elastic.worker.device import select_device
 from pytest_elastic.worker.failure import describe
-from pytest_elastic.worker.group import process_group
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
 from pytest_elastic.worker.leaving import Exit
@@ -73,6 +75,7 @@ def _work(
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
+    select_device(order, TorchAccelerators())
     prepare_rendezvous()
     apply_seed(order.seed)
     started_ns = time.monotonic_ns()
@@ -118,7 +121,7 @@ def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) ->
     from pytest_elastic.worker.function import UnsendableValueError, call
 
     try:
-        with process_group(order.backend):
+        with DefaultGroup(order, TorchAccelerators()):
             return call(order)
     except SystemExit as error:
         exit.told = True

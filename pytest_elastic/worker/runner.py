@@ -19,7 +19,7 @@ from pytest_elastic import compat
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarned
 from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
-from pytest_elastic.worker.group import end_group, make_group
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.stopping import RankStopped, Stop
 
@@ -29,17 +29,17 @@ _EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
 class GroupBeforeFixtures:
     """Makes the process group before the fixtures, within what other plugins wrap around the phase.
 
-    Attributes:
-        backend: Its backend, or ``None`` for no group.
+    Args:
+        group: The group.
     """
 
-    def __init__(self, backend: str | None) -> None:
-        self.backend = backend
+    def __init__(self, group: DefaultGroup) -> None:
+        self._group = group
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Make the group."""
-        make_group(self.backend)
+        self._group.make()
 
 
 class ItemRunner:
@@ -47,14 +47,13 @@ class ItemRunner:
 
     Attributes:
         failed: A report was a failure.
-        group: The plugin that makes the process group.
     """
 
-    def __init__(self, me: Identity, outbox: Outbox, backend: str | None, stop: Stop) -> None:
+    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
         self.failed = False
         self._me = me
         self._outbox = outbox
-        self.group = GroupBeforeFixtures(backend)
+        self._group = group
         self._stop = stop
         self._stopped = False
         self._in_phase = False
@@ -89,7 +88,7 @@ class ItemRunner:
                 yield
             finally:
                 if not self.failed:
-                    end_group(self.group.backend)
+                    self._group.end()
 
     @contextmanager
     def _phase(self) -> Iterator[None]:
