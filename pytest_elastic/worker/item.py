@@ -21,15 +21,14 @@ from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe, pickled, text_of, type_name
 from pytest_elastic.worker.group import end_group, make_group
 from pytest_elastic.worker.identity import Identity
-from pytest_elastic.worker.session import RankSession
+from pytest_elastic.worker.session import find_item
+from pytest_elastic.worker.stacks import write_stacks_to
 
 
 def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox) -> int:
     """Run the test; return the exit code of the rank."""
     try:
-        session = _session(wanted)
-        item = session.find(wanted.nodeid, wanted.occurrence)
-        config = session.config
+        config, item = _find(wanted, me)
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
         basetemp = Path(wanted.basetemp)
@@ -47,11 +46,14 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox) 
     return 1 if runner.failed else 0
 
 
-def _session(wanted: ItemOrder) -> RankSession:
+def _find(wanted: ItemOrder, me: Identity) -> tuple[pytest.Config, pytest.Item]:
     state = server_state.state
-    if state is not None and state.session is not None and state.session.unsafe is None:
-        return state.session
-    return RankSession.collect(wanted.session)
+    usable = state is not None and state.session is not None and state.session.unsafe is None
+    preloaded = state.session if state is not None and usable else None
+    session, item = find_item(wanted, preloaded)
+    if session is not preloaded:
+        write_stacks_to(me.directory)  # pytest's own faulthandler plugin has taken them to standard error
+    return session.config, item
 
 
 def _leave_xfail_to_controller(item: pytest.Item) -> None:
