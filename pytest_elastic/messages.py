@@ -325,6 +325,7 @@ class RankReport:
         dropped: What others hung on the report and cannot be sent, by name.
         exception: The exception behind a failed or skipped one, pickled, or ``None``.
         type: Qualified name of that exception's class, or an empty text.
+        subtest: It is one of a subtest; that of the phase follows.
     """
 
     id: RankId
@@ -336,6 +337,7 @@ class RankReport:
     exception: bytes | None
     type: str
     dropped: tuple[str, ...] = ()
+    subtest: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -271,7 +271,7 @@ class ElasticItem:
 
 
 def _outcome(reports: Sequence[RankReport], when: str) -> str | None:
-    return next((report.outcome for report in reports if report.when == when), None)
+    return next((report.outcome for report in reports if report.when == when and not report.subtest), None)
 
 
 def _all_done(ranks: Sequence[RankState], when: When) -> bool:
@@ -284,7 +284,7 @@ def _all_done(ranks: Sequence[RankState], when: When) -> bool:
 def _done(reports: Sequence[RankReport], when: When) -> bool:
     # pytest ends a phase with exactly one report that is not a subtest's; a rank whose set-up skipped has no call.
     after = PHASES[PHASES.index(when) :]
-    return any(report.when in after for report in reports)
+    return any(report.when in after and not report.subtest for report in reports)
 
 
 def _trouble(ranks: Sequence[RankState]) -> bool:
@@ -292,7 +292,7 @@ def _trouble(ranks: Sequence[RankState]) -> bool:
 
 
 def _skip_report(rank: RankRecord) -> RankReport | None:
-    return next((report for report in rank.reports if report.outcome == "skipped"), None)
+    return next((report for report in rank.reports if report.outcome == "skipped" and not report.subtest), None)
 
 
 def _reason(report: RankReport) -> str:

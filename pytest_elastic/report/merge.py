@@ -49,7 +49,7 @@ def failed_report(rank: RankRecord) -> RankReport | None:
 
 def phase_reached(rank: RankRecord) -> When:
     """Return the phase that a rank was in when it was last heard."""
-    done = [report.when for report in rank.reports]
+    done = [report.when for report in rank.reports if not report.subtest]
     if "setup" not in done:
         return "setup"
     return "teardown" if "call" in done or done[-1:] == ["teardown"] else "call"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
@@ -50,9 +50,11 @@ SWITCHED_OFF: Final[Mapping[str, Any]] = {
 """Options of the copy that are not the controller's."""
 
 _DONE_BY_THE_CONTROLLER: Final = ("pytest_cov", "pytest_dependency", "pytest_rerunfailures", "pytest_timeout")
-"""Modules of plugins whose work is done once. Their options, fixtures and hook specifications stay known."""
+"""Packages of plugins whose work is done once. Their options and fixtures stay known, their hooks are not called."""
 
 _DECLARATIONS: Final = ("pytest_addoption", "pytest_addhooks")
+"""What is called of plugins that are left out too: their options would be unknown ones."""
+
 _HOOKS_OF_THE_CONTROLLER: Final = (
     "pytest_runtest_logstart",
     "pytest_runtest_logreport",
@@ -96,31 +98,42 @@ class Differences:
         config.workerinput = dict(self._workerinput)  # type: ignore[attr-defined]
         config.workeroutput = {}  # type: ignore[attr-defined]
         manager = config.pluginmanager
-        everything = manager.parse_hookimpl_opts
+        registered, parsed = manager.register, manager.parse_hookimpl_opts
+
+        def register(plugin: object, name: str | None = None) -> str | None:
+            return registered(self._in_place_of(plugin, name), name)
 
         def parse_hookimpl_opts(plugin: object, name: str) -> Any:
-            opts = everything(plugin, name)
-            return opts if opts is None or self._wants(manager, plugin, name) else None
+            foreign = _package(plugin) not in ("_pytest", "pytest_elastic")
+            return None if foreign and name in _HOOKS_OF_THE_CONTROLLER else parsed(plugin, name)
 
+        manager.register = register  # type: ignore[method-assign]
         manager.parse_hookimpl_opts = parse_hookimpl_opts  # type: ignore[method-assign]
 
-    def _wants(self, manager: pytest.PytestPluginManager, plugin: object, hook: str) -> bool:
-        """Tell whether a plugin's implementation of a hook runs in the copy."""
-        if hook in _DECLARATIONS:
-            return True  # or its options would be unknown ones
-        if self._is_blocked(manager, plugin) or _package(plugin) in _DONE_BY_THE_CONTROLLER:
-            return False
-        return hook not in _HOOKS_OF_THE_CONTROLLER or _package(plugin) in ("_pytest", "pytest_elastic")
+    def _in_place_of(self, plugin: object, name: str | None) -> object:
+        """Return a plugin, or what is left of one that is not wanted in the copy."""
+        if self._is_blocked(plugin, name):
+            return _part(plugin, lambda attribute: attribute in _DECLARATIONS)
+        if isinstance(plugin, ModuleType) and _package(plugin) in _DONE_BY_THE_CONTROLLER:
+            return _part(plugin, lambda name: not name.startswith("pytest_") or name in _DECLARATIONS)
+        return plugin
 
-    def _is_blocked(self, manager: pytest.PytestPluginManager, plugin: object) -> bool:
-        return manager.get_name(plugin) in self._blocked or _module(plugin) in self._blocked
+    def _is_blocked(self, plugin: object, name: str | None) -> bool:
+        return name in self._blocked or _module(plugin) in self._blocked
 
     def complete(self, config: pytest.Config) -> None:
         """Take blocked plugins out altogether, once the command line has been read."""
         manager = config.pluginmanager
-        for plugin in manager.get_plugins():
-            if self._is_blocked(manager, plugin):
+        for name, plugin in manager.list_name_plugin():
+            if plugin is not None and self._is_blocked(plugin, name):
                 manager.unregister(plugin)
+
+
+def _part(plugin: object, wanted: Callable[[str], bool]) -> ModuleType:
+    """Make a plugin of some attributes of another."""
+    part = ModuleType(_module(plugin))
+    vars(part).update({name: getattr(plugin, name) for name in dir(plugin) if name[:2] != "__" and wanted(name)})
+    return part
 
 
 def _module(plugin: object) -> str:

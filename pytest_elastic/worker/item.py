@@ -7,9 +7,10 @@ import os
 import pickle
 import sys
 import time
+import unittest
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -66,6 +67,9 @@ def _leave_xfail_to_controller(item: pytest.Item) -> None:
     item.iter_markers_with_node = without_xfail  # type: ignore[method-assign]
 
 
+_SKIPS: Final = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
+
+
 class _Runner:
     """Runs the item's phases, with the process group around them, and ships the reports."""
 
@@ -101,7 +105,7 @@ class _Runner:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         self._caught = call.excinfo.value if call.excinfo is not None else None
         self._caught_ns = time.monotonic_ns()
-        if self._caught is not None and not isinstance(self._caught, (pytest.skip.Exception, pytest.xfail.Exception)):
+        if self._caught is not None and not isinstance(self._caught, _SKIPS):
             self._outbox.send(
                 RankCaught(
                     id=self._me.id,
@@ -111,7 +115,10 @@ class _Runner:
                     message=text_of(self._caught),
                 )
             )
-        return (yield)
+        report = yield
+        # The exception of a unittest method is put there by pytest's own implementation.
+        self._caught = call.excinfo.value if call.excinfo is not None else None
+        return report
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -131,6 +138,8 @@ class _Runner:
                 dropped=dropped,
                 exception=pickled(caught) if caught is not None else None,
                 type=type_name(caught) if caught is not None else "",
+                # A subtest's is of a class derived from the one of a phase.
+                subtest=type(report) is not pytest.TestReport,
             )
         )
 

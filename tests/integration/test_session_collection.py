@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -134,33 +135,26 @@ class TestClass:
         """,
 }
 
-COMMANDS: dict[str, tuple[str, list[str], int]] = {
-    "everything below a directory, -k": (".", ["tests", "-k", "where or (method and not other)"], 2),
+COMMANDS: dict[str, tuple[str, str, int, int]] = {
+    "everything below a directory, -k": (".", "tests -k 'where or (method and not other)'", 2, 4),
     "node ids and --deselect": (
         ".",
-        [
-            "tests/sub/test_nested.py::TestClass::test_method",
-            "tests/test_top.py",
-            "--deselect",
-            "tests/test_top.py::test_slow[y]",
-        ],
+        "tests/sub/test_nested.py::TestClass::test_method tests/test_top.py --deselect tests/test_top.py::test_slow[y]",
         3,
+        1,
     ),
-    "another cwd, -m, --ignore": (
-        "tests/sub",
-        ["-m", "slow", "..", "--ignore=../test_plugin.py", "--ignore=test_nested.py"],
-        2,
-    ),
+    "another cwd, -m, --ignore": ("tests/sub", "-m slow .. --ignore=../test_plugin.py --ignore=test_nested.py", 2, 1),
     "-p, -c, -o, -W": (
         ".",
-        ["-p", "myplugin", "-p", "no:doctest", "-c", "other.ini", "-o", "usefixtures=mine", "-W", "error::UserWarning"]
-        + ["tests/test_plugin.py"],
+        "-p myplugin -p no:doctest -c other.ini -o usefixtures=mine -W error::UserWarning tests/test_plugin.py",
         1,
+        0,
     ),
     "--rootdir, --confcutdir, strict": (
         "elsewhere",
-        ["--rootdir=../tests", "--confcutdir=..", "--strict-markers", "--strict-config", "../tests/sub", "-k", "method"]
-        + ["-o", "markers=slow: takes long"],
+        "--rootdir=../tests --confcutdir=.. --strict-markers --strict-config -o 'markers=slow: long' ../tests/sub "
+        "-k method",
+        1,
         1,
     ),
 }
@@ -168,28 +162,21 @@ COMMANDS: dict[str, tuple[str, list[str], int]] = {
 
 @pytest.mark.parametrize("case", COMMANDS)
 def test_ranks_have_the_controllers_session_however_tests_are_addressed(pytester: pytest.Pytester, case: str) -> None:
-    directory, args, passed = COMMANDS[case]
+    directory, args, passed, deselected = COMMANDS[case]
     write(pytester.path, PROJECT)
-    run_in(pytester, pytester.path / directory, *args).assert_outcomes(passed=passed, deselected=_any_deselected(case))
+    result = run_in(pytester, pytester.path / directory, *shlex.split(args))
+    result.assert_outcomes(passed=passed, deselected=deselected)
 
 
-def _any_deselected(case: str) -> int:
-    return {
-        "everything below a directory, -k": 4,
-        "node ids and --deselect": 1,
-        "another cwd, -m, --ignore": 1,
-        "--rootdir, --confcutdir, strict": 1,
-    }.get(case, 0)
-
-
+INI = "addopts = -p myplugin\nmarkers =\n    slow: s\nelastic_nproc = 2\nstrict_markers = true\n"
 INI_FILES = {
-    "pytest.ini": "[pytest]\naddopts = -p myplugin\nmarkers =\n    slow: s\nelastic_nproc = 2\nstrict_markers = true\n",
+    "pytest.ini": f"[pytest]\n{INI}",
     "pyproject.toml [tool.pytest]": "[tool.pytest]\naddopts = ['-p', 'myplugin']\nmarkers = ['slow: s']\n"
     "elastic_nproc = '2'\nstrict_markers = true\n",
     "pyproject.toml [tool.pytest.ini_options]": "[tool.pytest.ini_options]\naddopts = '-p myplugin'\n"
     "markers = ['slow: s']\nelastic_nproc = 2\nstrict_markers = true\n",
-    "tox.ini": "[pytest]\naddopts = -p myplugin\nmarkers =\n    slow: s\nelastic_nproc = 2\nstrict_markers = true\n",
-    "setup.cfg": "[tool:pytest]\naddopts = -p myplugin\nmarkers =\n    slow: s\nelastic_nproc = 2\nstrict_markers = true\n",
+    "tox.ini": f"[pytest]\n{INI}",
+    "setup.cfg": f"[tool:pytest]\n{INI}",
 }
 
 
