@@ -7,6 +7,7 @@ import pytest
 OTHERS = (
     "anyio",
     "asyncio",
+    "dependency",
     "html",
     "html_fixtures",
     "metadata",

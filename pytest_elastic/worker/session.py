@@ -81,8 +81,11 @@ class RankSession:
         Raises:
             CollectionError: It is not here; the text says why.
         """
+        ids = [nodeid]
+        if getattr(self.config.option, "loadgroup", False):
+            ids.append(nodeid.rpartition("@")[0])  # pytest-xdist adds the group, in its workers only
         for items in (self.session.items, self._found):
-            same = [item for item in items if item.nodeid == nodeid]
+            same = [item for item in items if item.nodeid in ids]
             if occurrence < len(same):
                 return same[occurrence]
         for collector, text in self._failures.items():

@@ -161,12 +161,14 @@ def blocked(request):
 @pytest.mark.elastic(nproc=2, timeout=60)
 @pytest.mark.flaky(reruns=0)
 @pytest.mark.timeout(50)
+@pytest.mark.dependency()
 def test_ranks(rank, cov, extras, json_metadata, mocker):
     extras.append("extra")
     mocker.patch("covered.used", return_value=2)
     assert covered.used() == 2
 
 @pytest.mark.elastic(nproc=2, timeout=60)
+@pytest.mark.dependency(depends=["test_ranks"])
 def test_bad(rank): assert rank != 1
 """,
         test_plain="import covered\ndef test_plain(): assert covered.used() == 1\n",
@@ -254,6 +256,7 @@ def test_xdist_reports_every_test_once_and_ranks_start_no_workers(pytester: pyte
         test_it=HEAD
         + """
 @pytest.mark.slow
+@pytest.mark.xdist_group("together")
 @pytest.mark.elastic(nproc=2)
 @pytest.mark.parametrize("a", range(4))
 def test_ranks(a, mine, request, worker_id, rank):
@@ -267,6 +270,8 @@ def test_ranks(a, mine, request, worker_id, rank):
     result = run(pytester, "-n2", "-c", "other.ini", "-p", "myplugin", "-v")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines("FAILED test_it.py::test_ranks[[]3[]] - [[]rank 1[]] assert*")
+    groups = run(pytester, "-n2", "--dist=loadgroup", "-c", "other.ini", "-p", "myplugin")
+    groups.assert_outcomes(passed=3, failed=1)
     alone = run(pytester, "-n0", "-c", "other.ini", "-p", "myplugin", "-k", "0", "-o", "elastic_block_plugins=xdist")
     alone.stdout.fnmatch_lines("*fixture 'worker_id' not found*")
 
