@@ -129,16 +129,19 @@ def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSes
         CollectionError: It is nowhere; the text says why.
     """
     session = preloaded or RankSession.collect(wanted.session, role="rank")
-    with contextlib.suppress(CollectionError):
+    try:
         return session, session.find(wanted.nodeid, wanted.occurrence)
+    except CollectionError as error:
+        missing = error
     everything = replace(wanted.session, files=None)
-    session = RankSession.collect(everything, role="rank")
-    with contextlib.suppress(CollectionError):
-        return session, session.find(wanted.nodeid, wanted.occurrence)
-    # Importing a module twice may go wrong where it registers something: the last resort.
-    session.forget_modules()
-    session = RankSession.collect(everything, role="rank")
-    return session, session.find(wanted.nodeid, wanted.occurrence)
+    for again in (False, True):
+        if again:
+            # Importing a module twice may go wrong where it registers something: the last resort.
+            session.forget_modules()
+        with contextlib.suppress(CollectionError, pytest.UsageError):
+            session = RankSession.collect(everything, role="rank")
+            return session, session.find(wanted.nodeid, wanted.occurrence)
+    raise missing  # where the server collected, it is the same on all ranks
 
 
 @contextlib.contextmanager
