@@ -105,14 +105,34 @@ def on_ranks(item: pytest.Item) -> Iterator[None]:
         return
     from pytest_elastic.controller.item import ElasticItem
 
-    elastic = item.stash[ELASTIC] = ElasticItem(item, arguments)
-    replaced = {"setup": elastic.setup, "runtest": elastic.runtest, "teardown": elastic.teardown}
+    def setup() -> None:
+        # pytest-rerunfailures comes here once more for each attempt, which has ranks of its own.
+        close_launch(item)
+        run_of(item.config).warn_once(item)
+        item.stash[ELASTIC] = ElasticItem(item, arguments)
+        item.stash[ELASTIC].setup()
+
+    def runtest() -> None:
+        item.stash[ELASTIC].runtest()
+
+    def teardown() -> None:
+        if ELASTIC in item.stash:
+            item.stash[ELASTIC].teardown()
+
+    replaced = {"setup": setup, "runtest": runtest, "teardown": teardown}
     vars(item).update(replaced)
     try:
         yield
     finally:
         for name in replaced:
             vars(item).pop(name, None)
+        close_launch(item)
+
+
+def close_launch(item: pytest.Item) -> None:
+    """End what is left of the launch behind a test."""
+    elastic = item.stash.get(ELASTIC, None)
+    if elastic is not None:
         elastic.close()
         del item.stash[ELASTIC]
 

@@ -153,18 +153,29 @@ class SessionOrder:
     Attributes:
         args: Command-line arguments of the controller.
         invocation_dir: Directory from which pytest was started.
-        options: The controller's resolved ``config.option``, as far as it pickles.
+        options: The controller's resolved ``config.option``, each pickled for itself, as far as it can be: classes of
+            a conftest are known only once that is imported.
         workerinput: ``config.workerinput`` of the copy.
-        files: Files with tests that run on ranks.
+        files: Files to collect, those with tests that run on ranks; ``None`` for all that the arguments name.
         sys_path: ``sys.path`` of the controller.
+        argv: Its ``sys.argv``.
+        environ: Environment variables that pytest read when the controller started; ``None`` for an unset one.
+        plugins: Names of the plugins that were given to ``pytest.main``.
+        blocked: Names of plugins that the copy does without.
+        markers: The controller's lines of the ini key ``markers``, with those that plugins added.
     """
 
     args: tuple[str, ...]
     invocation_dir: str
-    options: dict[str, Any]
+    options: dict[str, bytes]
     workerinput: dict[str, Any]
-    files: tuple[str, ...]
+    files: tuple[str, ...] | None
     sys_path: list[str]
+    argv: list[str]
+    environ: dict[str, str | None]
+    plugins: tuple[str, ...]
+    blocked: tuple[str, ...]
+    markers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,11 +277,19 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ),
     )
 }
+BLOCK_PLUGINS: Final = "elastic_block_plugins"
+"""Ini key with the names of plugins that are loaded in the controller only."""
 LAUNCH_ARGUMENTS: Final = tuple(name for name, setting in SETTINGS.items() if setting.launch)
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option and ini key to pytest."""
+    parser.addini(
+        BLOCK_PLUGINS,
+        "plugins that are not loaded in the server and in ranks, only in the pytest process itself",
+        type="args",
+        default=[],
+    )
     group = parser.getgroup("elastic", "tests on many ranks (pytest-elastic)")
     for setting in SETTINGS.values():
         parser.addini(setting.ini, f"{setting.help} (default: {setting.default!r})", type="string", default=None)

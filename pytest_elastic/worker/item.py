@@ -19,7 +19,7 @@ from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
-from pytest_elastic.worker.session import RankSession
+from pytest_elastic.worker.session import find_item
 from pytest_elastic.worker.stopping import Stop
 
 
@@ -29,9 +29,7 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
     group = DefaultGroup(order, TorchAccelerators())
     runner = ItemRunner(me, outbox, group, stop)
     try:
-        session = _session(wanted)
-        item = session.find(wanted.nodeid, wanted.occurrence)
-        config = session.config
+        config, item = _find(wanted)
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
         config.stash[GROUP] = group
@@ -54,11 +52,11 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
     return 1 if runner.failed else 0
 
 
-def _session(wanted: ItemOrder) -> RankSession:
+def _find(wanted: ItemOrder) -> tuple[pytest.Config, pytest.Item]:
     state = server_state.state
-    if state is not None and state.session is not None and state.session.unsafe is None:
-        return state.session
-    return RankSession.collect(wanted.session)
+    usable = state is not None and state.session is not None and state.session.unsafe is None
+    session, item = find_item(wanted, state.session if state is not None and usable else None)
+    return session.config, item
 
 
 def _leave_xfail_to_controller(item: pytest.Item) -> None:

@@ -103,9 +103,8 @@ class ItemRunner:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell of a failure before its report, which takes a while to make."""
-        caught = call.excinfo.value if call.excinfo is not None else None
-        self._caught, self._caught_ns = caught, time.monotonic_ns()
-        self._stopped = self._stopped or isinstance(caught, RankStopped)
+        caught = self._take(call)
+        self._caught_ns = time.monotonic_ns()
         # A mark that the test applied to itself: the report is going to say that this was expected.
         expected = isinstance(caught, _EXPECTED) or item.get_closest_marker("xfail") is not None
         if caught is not None and not self._stopped and not expected:
@@ -119,7 +118,14 @@ class ItemRunner:
                     place=place_of(caught),
                 )
             )
-        return (yield)
+        report = yield
+        self._take(call)  # the exception of a unittest method is put there by pytest's own implementation
+        return report
+
+    def _take(self, call: pytest.CallInfo[None]) -> BaseException | None:
+        self._caught = call.excinfo.value if call.excinfo is not None else None
+        self._stopped = self._stopped or isinstance(self._caught, RankStopped)
+        return self._caught
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
