@@ -238,7 +238,7 @@ def test_plain(): pass
     result.assert_outcomes(passed=2, errors=4)
     result.stdout.fnmatch_lines(
         [
-            "marker elastic takes keywords only, got 4",
+            "marker elastic takes keywords only, got 4; allowed are nproc, *",
             "marker elastic has no argument 'nprocs' (did you mean nproc?); allowed are nproc, *",
             "marker elastic(nproc=): got 0, expected an int >= 1, *",
             "marker elastic(isolation=): got 'module', expected *",
