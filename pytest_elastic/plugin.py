@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_elastic import detection
+from pytest_elastic.controller import moving
 from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
     _elastic_ports,
     elastic_launch,
@@ -22,6 +23,7 @@ from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in th
     world_size,
 )
 from pytest_elastic.options import add_options, read_options
+from pytest_elastic.rank_fixtures import elastic_barrier, elastic_gather, elastic_tmp_path  # noqa: F401
 from pytest_elastic.roles import GIVEN
 
 MARKER = (
@@ -54,8 +56,9 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell the server what to collect, or end it if nothing needs it."""
+    """Tell the server what to collect, or end it if nothing needs it; share what workers of xdist share."""
     detection.tell_server(session)
+    moving.prepare(session)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

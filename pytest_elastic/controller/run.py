@@ -31,6 +31,8 @@ from pytest_elastic.spec import LaunchSpec
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_elastic.controller.serving import Fixtures
+
 
 class ElasticRun:
     """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed."""
@@ -156,17 +158,17 @@ class ElasticRun:
         assert self._directory is not None
         return self._directory
 
-    def launch(self, plan: LaunchPlan) -> Launch:
+    def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
         server = self._server_for(plan)
-        launch = Launch(plan, server)
+        launch = Launch(plan, server, fixtures)
         launch.start()
         if plan.needs_safe_server and self._unsafe is None:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
                 self._unsafe = launch.unsafe
-                launch = Launch(plan, self._server_for(plan))
+                launch = Launch(plan, self._server_for(plan), fixtures)
                 launch.start()
         return launch
 

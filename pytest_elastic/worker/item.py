@@ -21,6 +21,7 @@ from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe, pickled, text_of, type_name
 from pytest_elastic.worker.group import end_group, make_group
 from pytest_elastic.worker.identity import Identity
+from pytest_elastic.worker.services import attach
 from pytest_elastic.worker.session import RankSession
 
 
@@ -37,6 +38,7 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox) 
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
+        attach(config, me.id, outbox, basetemp)
         runner = _Runner(me, outbox, order.backend)
         config.pluginmanager.register(runner, "elastic-runner")
         config.hook.pytest_runtest_protocol(item=item, nextitem=None)

@@ -13,6 +13,7 @@ import pytest
 from pytest_elastic import compat
 from pytest_elastic.messages import SessionOrder
 from pytest_elastic.roles import ROLE
+from pytest_elastic.worker.services import leave_to_controller
 
 _SWITCHED_OFF: dict[str, Any] = {
     # What would destroy, double or hold up what is the controller's.
@@ -131,6 +132,7 @@ class RankSession:
         config.args = [file for file in order.files if Path(file).exists()]
         if config.args:
             config.hook.pytest_collection(session=session)
+            leave_to_controller(session)
         compat.stop_capture(config)
         return cls(config, session, collecting)
 
