@@ -1,12 +1,14 @@
 """Session-scoped controller fixtures under pytest-xdist: one worker has each, the others borrow its value.
 
 The worker that comes first sets the fixture up, by pytest's own ways, and publishes its value. Others get the value;
-what the fixture requests is not set up there. The owner tears it down when no worker uses it any more: at once where
-another parameter takes its place, else at the end of its session, for which it waits.
+what the fixture requests is not set up there. The owner tears it down at the end of its session, when no other worker
+uses it any more. Values for several parameters live side by side: one worker may be at the first still, another at the
+next.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -35,6 +37,7 @@ class SharedFixtures:
     def __init__(self, definitions: Iterable[Any], directory: Path, worker: str) -> None:
         self._directory = directory
         self._worker = worker
+        self._own_values: dict[str, object] = {}
         self._requests: dict[Any, tuple[str, ...]] = {definition: definition.argnames for definition in definitions}
         self._parameters: dict[Any, set[str]] = {definition: {definition.argname} for definition in self._requests}
 
@@ -59,10 +62,15 @@ class SharedFixtures:
 
     def _key_of(self, definition: Any) -> Callable[[pytest.FixtureRequest], str]:
         def key(request: pytest.FixtureRequest) -> str:
-            given = compat.parameters_of(compat.item_of(request))
+            item = compat.item_of(request)
+            given = compat.parameters_of(item)
             names = sorted(self._parameters[definition] & given.keys())
-            what = (definition.baseid, definition.argname, definition.func.__qualname__)
-            return hashlib.sha256(cloudpickle.dumps((what, [(name, given[name]) for name in names]))).hexdigest()[:20]
+            what = (definition.baseid, definition.argname, getattr(definition.func, "__qualname__", ""))
+            try:
+                data = cloudpickle.dumps((what, [(name, given[name]) for name in names]))
+            except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
+                data = repr((what, item.nodeid)).encode()  # all workers have the same tests
+            return hashlib.sha256(data).hexdigest()[:20]
 
         return key
 
@@ -71,15 +79,23 @@ class SharedFixtures:
         """Have pytest set up a shared fixture as its owner, or make its value of what another worker published."""
         if fixturedef not in self._requests:
             return (yield)
-        seat = Seat(self._directory / fixturedef.cache_key(request), self._worker)
-        with seat.guarded():
-            record = seat.take()
-            if record is None:
-                return (yield from self._own(fixturedef, request, seat))
-        if record.good:
-            request.addfinalizer(seat.give_back)
+        key = fixturedef.cache_key(request)
+        if key in self._own_values:  # pytest has come back to a parameter
+            value = self._own_values[key]
+            known: Callable[[], object] = lambda: value  # noqa: E731
+        else:
+            seat = Seat(self._directory / key, self._worker)
+            with seat.guarded():
+                record = seat.take()
+                if record is None:
+                    value = self._own_values[key] = yield from self._own(fixturedef, request, seat)
+                    request.node.addfinalizer(functools.partial(self._own_values.pop, key, None))
+                    return value
+            if record.good:
+                request.addfinalizer(seat.give_back)
+            known = functools.partial(_borrowed, record, fixturedef.argname, request)
         function = fixturedef.func
-        compat.redefine(fixturedef, function=lambda: _borrowed(record, fixturedef.argname, request))
+        compat.redefine(fixturedef, function=known)
         try:
             return (yield)
         finally:
@@ -98,9 +114,10 @@ class SharedFixtures:
             raise
         finally:
             compat.redefine(definition, argnames=())
+        # Not by the definition's own finalizers: pytest calls those, too, where another parameter takes its place, and
+        # other workers may go on with this one. Its node's come after those, and before those of what it requested.
         owned = _Owned(seat, compat.take_finalizers(definition, before))
-        request.addfinalizer(owned.end_if_unused)
-        request.node.addfinalizer(owned.end)  # after that of the definition, and before those of what it requested
+        request.node.addfinalizer(owned.end)
         try:
             seat.publish(Record(True, _published(definition.argname, value)))
         except BaseException:
@@ -115,36 +132,27 @@ class _Owned:
     def __init__(self, seat: Seat, finalizers: list[Callable[[], object]]) -> None:
         self._seat = seat
         self._finalizers = finalizers
-        self._ended = False
-
-    def end_if_unused(self) -> None:
-        """Tear the fixture down unless another worker uses it."""
-        if self._ended:
-            return
-        with self._seat.guarded():
-            if self._seat.vacate():
-                self._ended = True
-                try:
-                    self._tear_down()
-                finally:
-                    self._seat.leave()
 
     def end(self) -> None:
         """Tear the fixture down when no other worker uses it any more."""
-        while not self._ended:
+        while not self._tear_down():
             self._seat.wait_for_leases()
-            self.end_if_unused()
 
-    def _tear_down(self) -> None:
-        errors: list[BaseException] = []
-        while self._finalizers:
-            try:
-                self._finalizers.pop()()
-            except TOLD as error:
-                errors.append(error)
+    def _tear_down(self) -> bool:
+        with self._seat.guarded():
+            if not self._seat.vacate():
+                return False
+            errors: list[BaseException] = []
+            while self._finalizers:
+                try:
+                    self._finalizers.pop()()
+                except TOLD as error:
+                    errors.append(error)
+            self._seat.leave()
         if errors:
-            # pytest tells of one failure of a fixture's teardown as it is; of several the first has to do.
+            # pytest shows one failure of a fixture's teardown as it is; of several the first has to do.
             raise errors[0]
+        return True
 
 
 def users_of(definition: Any, items: Iterable[pytest.Item]) -> list[pytest.Item]:
