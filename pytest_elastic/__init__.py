@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.launcher import ElasticLaunch
-    from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeoutError, EtcdServerError, PortError
+    from pytest_elastic.controller_fixtures import controller_fixture
+    from pytest_elastic.errors import (
+        AgentFailedError,
+        ElasticError,
+        ElasticTimeoutError,
+        EtcdServerError,
+        PortError,
+        RanksDivergedError,
+    )
     from pytest_elastic.result import AgentResult, LaunchResult, RankFailure
     from pytest_elastic.roles import Role, role
     from pytest_elastic.services.etcd import EtcdServer
@@ -27,8 +35,10 @@ __all__ = [
     "LaunchResult",
     "PortError",
     "RankFailure",
+    "RanksDivergedError",
     "Role",
     "WorkerFailedError",
+    "controller_fixture",
     "role",
 ]
 
@@ -36,7 +46,15 @@ __all__ = [
 # of the names needs torch.
 _HOMES = {
     "controller.launcher": ("ElasticLaunch",),
-    "errors": ("AgentFailedError", "ElasticError", "ElasticTimeoutError", "EtcdServerError", "PortError"),
+    "controller_fixtures": ("controller_fixture",),
+    "errors": (
+        "AgentFailedError",
+        "ElasticError",
+        "ElasticTimeoutError",
+        "EtcdServerError",
+        "PortError",
+        "RanksDivergedError",
+    ),
     "result": ("AgentResult", "LaunchResult", "RankFailure"),
     "roles": ("Role", "role"),
     "services.etcd": ("EtcdServer",),

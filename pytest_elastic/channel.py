@@ -14,6 +14,7 @@ import selectors
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
@@ -66,11 +67,24 @@ class Outbox:
         Raises:
             EOFError: The controller is gone.
         """
-        return pickle.loads(self._connection.recv_bytes())
+        return pickle.loads(self.receive_bytes())
+
+    def receive_bytes(self) -> bytes:
+        """Wait for one frame of the controller, and return it as it is.
+
+        Raises:
+            EOFError: The controller is gone.
+        """
+        return self._connection.recv_bytes()
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def header(size: int) -> bytes:
+    """Return what stands in front of a frame of a size."""
+    return _SHORT.pack(size) if size < 1 << 31 else _SHORT.pack(-1) + _LONG.pack(size)
 
 
 class FrameDecoder:
@@ -116,6 +130,7 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._decoder = FrameDecoder()
+        self._outgoing: deque[memoryview] = deque()
         self._closed = False
 
     def gone(self) -> bool:
@@ -142,12 +157,30 @@ class Peer:
         return messages
 
     def send(self, message: object) -> None:
-        """Send a small message; a peer that is gone is not told."""
-        data = pickle.dumps(message)
-        try:
-            self._socket.sendall(_SHORT.pack(len(data)) + data)
-        except OSError:
-            self._closed = True
+        """Send a message, now or later (see :meth:`flush`); a peer that is gone is not told."""
+        self.send_frames(pickle.dumps(message))
+
+    def send_frames(self, *frames: bytes) -> None:
+        """Send pickles as they are. Peers that get the same bytes share them."""
+        for data in frames:
+            self._outgoing += (memoryview(header(len(data))), memoryview(data))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what the connection takes by now; return whether something is left."""
+        while self._outgoing and not self._closed:
+            try:
+                sent = self._socket.send(self._outgoing[0])
+            except BlockingIOError:
+                return True
+            except OSError:
+                self._outgoing.clear()  # What it said before it went is still to be read.
+                break
+            if sent == len(self._outgoing[0]):
+                self._outgoing.popleft()
+            else:
+                self._outgoing[0] = self._outgoing[0][sent:]
+        return False
 
     def close(self) -> None:
         """Close the connection."""

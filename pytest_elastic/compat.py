@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLoca
 # The server and ranks make a pytest session of their own, as pytest-xdist's workers do.
 from _pytest.config import _prepareconfig as prepare_config
 
+# The value of a fixture that another one overrides is asked for in the name of that other one.
+from _pytest.fixtures import SubRequest
+
 # A rank runs the three phases of one item without logstart and logfinish, which are the controller's.
 from _pytest.runner import runtestprotocol
 
@@ -26,13 +29,24 @@ __all__ = [
     "ReprTraceback",
     "capture_nothing",
     "configure",
+    "count_finalizers",
+    "definitions_for",
+    "fixture_definitions",
+    "fixture_value",
     "has_fixture_of_users",
+    "initial_names",
+    "item_of",
+    "level_of",
+    "parameters_of",
     "prepare_config",
+    "prune",
+    "redefine",
     "runtestprotocol",
     "set_basetemp",
     "show_live_log_by",
     "silence_terminal",
     "stop_capture",
+    "take_finalizers",
     "write_lines",
 ]
 
@@ -134,3 +148,115 @@ def write_lines(reporter: Any, text: str) -> None:
 def silence_terminal(reporter: Any) -> None:
     """Keep the terminal reporter, which other plugins need, and have it write nowhere."""
     reporter._tw._file = _Nowhere()
+
+
+def fixture_definitions(session: pytest.Session) -> list[Any]:
+    """Return the definitions of all fixtures of a session: which of them are the controller's is only seen there."""
+    manager: Any = getattr(session, "_fixturemanager", None)
+    if manager is None:
+        return []
+    if hasattr(manager, "_get_all_fixture_defs"):  # from pytest 9.1 on
+        return list(manager._get_all_fixture_defs())
+    known: dict[str, list[Any]] = getattr(manager, "_arg2fixturedefs", {})
+    return [definition for definitions in known.values() for definition in definitions]
+
+
+def initial_names(item: pytest.Item) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the fixtures that a test asks for without others: all, and those that are arguments of its function."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    return (info.initialnames, info.argnames) if info is not None else ((), ())
+
+
+def definitions_for(item: pytest.Item, name: str) -> Sequence[Any]:
+    """Return the definitions of a fixture that a test sees, the closest one last."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    definitions: Sequence[Any] | None = info.name2fixturedefs.get(name) if info is not None else None
+    if definitions is None:
+        manager: Any = item.session._fixturemanager
+        definitions = manager.getfixturedefs(name, item)
+    return definitions or ()
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """Return the parameters of a test by the name of their fixture or argument."""
+    callspec: Any = getattr(item, "callspec", None)
+    return dict(callspec.params) if callspec is not None else {}
+
+
+def prune(item: pytest.Item) -> None:
+    """Leave out the fixtures that a test no longer needs: what a fixture requests has changed."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    if info is not None:
+        info.prune_dependency_tree()
+
+
+def redefine(
+    definition: Any,
+    *,
+    argnames: tuple[str, ...] | None = None,
+    function: Callable[..., object] | None = None,
+    key: Callable[[Any], object] | None = None,
+) -> None:
+    """Change what a fixture requests, what makes its value, and what tells one value from another.
+
+    pytest has no public way to have a fixture's value come from elsewhere without setting up what it requests.
+    """
+    if argnames is not None:
+        definition.argnames = argnames
+    if function is not None:
+        definition.func = function
+    if key is not None:
+        definition.cache_key = key
+
+
+def item_of(request: pytest.FixtureRequest) -> pytest.Item:
+    """Return the test for which a fixture of any scope is set up; ``request.node`` is that of the fixture's scope."""
+    item: pytest.Item = request._pyfuncitem
+    return item
+
+
+def level_of(request: pytest.FixtureRequest, definition: Any) -> int:
+    """Return which of the fixtures of its name a definition is, 1 for the closest to the test."""
+    definitions = list(definitions_for(item_of(request), definition.argname))
+    return len(definitions) - next(i for i, other in enumerate(definitions) if other is definition)
+
+
+def fixture_value(item: pytest.Item, name: str, level: int) -> Any:
+    """Return the value of a fixture for a test that is being set up or run, by pytest's own ways.
+
+    Args:
+        item: The test. Fixtures of tests that have no functions (``item._request``) cannot be asked for.
+        name: Name of the fixture.
+        level: Which one of that name, 1 for the closest to the test.
+    """
+    request: Any = getattr(item, "_request", None)
+    if not request:
+        raise LookupError(f"a test of type {type(item).__qualname__!r} has no fixtures")
+    if level == 1:
+        return request.getfixturevalue(name)
+    # As if the closer ones requested it; they are not set up for that, and do not find its value in their place.
+    asking: Any = request
+    definitions = definitions_for(item, name)
+    for closer in range(1, level):
+        definition = definitions[-closer]
+        asking = SubRequest(asking, definition._scope, None, 0, definition, _ispytest=True)
+    known = request._fixture_defs
+    finished = known.pop(name, None)
+    try:
+        return asking.getfixturevalue(name)
+    finally:
+        known.pop(name, None)
+        if finished is not None:
+            known[name] = finished
+
+
+def take_finalizers(definition: Any, first: int) -> list[Callable[[], object]]:
+    """Take the finalizers of a fixture that were added after the ``first`` ones, to call them at another time."""
+    taken: list[Callable[[], object]] = definition._finalizers[first:]
+    del definition._finalizers[first:]
+    return taken
+
+
+def count_finalizers(definition: Any) -> int:
+    """Return how many finalizers a fixture has."""
+    return len(definition._finalizers)

@@ -62,6 +62,20 @@ class ElasticTimeoutError(ElasticError, TimeoutError):
         return self.result.first
 
 
+class RanksDivergedError(ElasticError):
+    """Ranks of a test did not all make the same call (``elastic_gather``, ``elastic_barrier``).
+
+    Attributes:
+        what: Name of the call.
+        ranks: Rank to what it did instead of making this call with the others, in a few words.
+    """
+
+    def __init__(self, message: str, *, what: str, ranks: dict[int, str]) -> None:
+        super().__init__(message)
+        self.what: Final = what
+        self.ranks: Final = ranks
+
+
 class EtcdServerError(ElasticError):
     """A real etcd server could not be had or did not become ready.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_elastic.controller_fixtures import SETTING_UP, moved
 from pytest_elastic.roles import RANK
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
+@moved("own")
 def etcd_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _elastic_ports: PortReservations
 ) -> Iterator[EtcdServer]:
@@ -34,7 +36,6 @@ def etcd_server(
     from pytest_elastic.services.etcd import SHARED_SERVER, shared_etcd, stop_shared
     from pytest_elastic.services.process import ProcessId
 
-    _refuse_in_rank(request)
     directory = run_directory(request.config, tmp_path_factory)
     worker = is_xdist_worker(request.config)
     owner = ProcessId.of(os.getppid() if worker else os.getpid())
@@ -47,10 +48,13 @@ def etcd_server(
 
 
 @pytest.fixture
+@moved("factory")
 def etcd_server_factory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _elastic_ports: PortReservations
 ) -> Iterator[Callable[..., EtcdServer]]:
     """Start etcd servers that belong to this test: ``etcd_server_factory(timeout=10.0)``.
+
+    The ranks of a test all get the same ones, if they make the same calls.
 
     Each is an ``etcd_server`` with ``kill()``, ``restart()`` (same data, same ports) and ``stop()``. They are
     stopped after the test.
@@ -61,7 +65,6 @@ def etcd_server_factory(
     from pytest_elastic.services.etcd import PRIVATE_SERVERS, START_TIMEOUT, start_etcd
     from pytest_elastic.services.process import ProcessId
 
-    _refuse_in_rank(request)
     servers: list[EtcdServer] = request.node.stash.setdefault(PRIVATE_SERVERS, [])
 
     def start(*, timeout: float = START_TIMEOUT) -> EtcdServer:
@@ -81,24 +84,28 @@ def etcd_server_factory(
 
 
 @pytest.fixture
-def free_port(request: pytest.FixtureRequest, _elastic_ports: PortReservations) -> int:
+@moved("own")
+def free_port(_elastic_ports: PortReservations) -> int:
     """A TCP port of this machine that is free and that no other test, worker or run of pytest gets.
+
+    The ranks of a test all get the same one.
 
     Raises:
         PortError: None could be reserved.
     """
-    _refuse_in_rank(request)
     return _elastic_ports.reserve(1, who="free_port")[0]
 
 
 @pytest.fixture
-def free_port_factory(request: pytest.FixtureRequest, _elastic_ports: PortReservations) -> Callable[[int], list[int]]:
+@moved("factory")
+def free_port_factory(_elastic_ports: PortReservations) -> Callable[[int], list[int]]:
     """Reserve several ports as ``free_port`` does: ``free_port_factory(n)`` returns a list of ``n``.
+
+    The ranks of a test all get the same ones, if they make the same calls.
 
     Raises:
         PortError: ``n`` is not an int from 1 on, or so many could not be reserved.
     """
-    _refuse_in_rank(request)
     return lambda n: _elastic_ports.reserve(n, who="free_port_factory(n)")
 
 
@@ -145,15 +152,6 @@ def _elastic_ports(
     ports.release()
 
 
-def _refuse_in_rank(request: pytest.FixtureRequest) -> None:
-    if RANK in request.config.stash:
-        pytest.fail(
-            f"fixture {request.fixturename!r} is not available on ranks yet: use it in a test without the marker "
-            "elastic, and elastic_launch",
-            pytrace=False,
-        )
-
-
 def is_xdist_worker(config: pytest.Config) -> bool:
     """Tell whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
@@ -183,22 +181,30 @@ def elastic_launch(request: pytest.FixtureRequest) -> Iterator[ElasticLaunch]:
 @pytest.fixture(scope="session")
 def rank(request: pytest.FixtureRequest) -> int:
     """The global rank of this process, 0 to ``world_size - 1``; in tests with the marker ``elastic`` only."""
-    return _this_rank(request).rank
+    return this_rank(request).rank
 
 
 @pytest.fixture(scope="session")
 def local_rank(request: pytest.FixtureRequest) -> int:
     """The rank of this process on its node; in tests with the marker ``elastic`` only."""
-    return _this_rank(request).local_rank
+    return this_rank(request).local_rank
 
 
 @pytest.fixture(scope="session")
 def world_size(request: pytest.FixtureRequest) -> int:
     """The number of ranks that run this test; in tests with the marker ``elastic`` only."""
-    return _this_rank(request).world_size
+    return this_rank(request).world_size
 
 
-def _this_rank(request: pytest.FixtureRequest) -> RankId:
+def this_rank(request: pytest.FixtureRequest) -> RankId:
+    """Return which rank this is; fail where it is none."""
+    moved_one = request.config.stash.get(SETTING_UP, None)
+    if moved_one is not None:
+        pytest.fail(
+            f"controller fixture {moved_one!r} requests {request.fixturename!r}, which exists on ranks only: it is set "
+            "up once, in the pytest process, before there are ranks",
+            pytrace=False,
+        )
     if RANK not in request.config.stash:
         pytest.fail(
             f"fixture {request.fixturename!r} is for tests that run on ranks: mark the test with "

@@ -8,6 +8,9 @@ from typing import Any, Literal
 Address = str
 """Path of a Unix socket; later also ``(host, port)``."""
 
+Period = Literal["test", "teardown"]
+"""The parts of a rank's test in which calls of ranks meet."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankId:
@@ -186,6 +189,37 @@ class Go:
 @dataclass(frozen=True, slots=True)
 class Leave:
     """The controller's leave to end, for rank 0: every other rank of its world has told how it ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Answers a rank's question. A frame of its own follows: the pickled value, or the pickled :class:`Refusal`.
+
+    Attributes:
+        number: Number of the question.
+        good: What follows is the value.
+    """
+
+    number: int
+    good: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a rank does not get what it asked for.
+
+    Attributes:
+        exception: The exception that it raises, pickled; ``None`` for an outcome of pytest's, whose classes do not
+            pickle.
+        outcome: Which of those.
+        message: What that one says.
+        traceback: Traceback in the controller, or an empty text.
+    """
+
+    exception: bytes | None = None
+    outcome: Literal["skip", "fail", "xfail"] = "fail"
+    message: str = ""
+    traceback: str = ""
 
 
 # --- agent to controller ------------------------------------------------------------------------------------
@@ -436,6 +470,91 @@ class RankFinished:
     leftovers: tuple[str, ...]
 
 
-RankMessage = RankHello | RankFailed | RankCaught | RankReport | RankWarned | RankLogged | RankFinished
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meeting:
+    """A call that every rank of the world is to make, once each.
+
+    Attributes:
+        what: Name of the fixture that was called.
+        period: ``"test"`` (set-up and call) or ``"teardown"``.
+        round: How many such calls this rank has made before in the period.
+        place: Where the test made the call.
+        value: What this rank gives, pickled.
+        error: Why there is no value, or an empty text.
+    """
+
+    what: str
+    period: Period
+    round: int
+    place: str
+    value: bytes
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixtureWanted:
+    """The value of a fixture that the controller has.
+
+    Attributes:
+        name: Name of the fixture.
+        level: Which one where fixtures override each other, 1 for the closest to the test.
+    """
+
+    name: str
+    level: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactoryCalled:
+    """A call of a factory that is a fixture of the controller's: one for all ranks.
+
+    Attributes:
+        name: Name of the fixture.
+        level: Which one, as in :class:`FixtureWanted`.
+        call: How often this rank has called it before.
+        arguments: Pickled positional and keyword arguments.
+        shown: The same for a reader.
+    """
+
+    name: str
+    level: int
+    call: int
+    arguments: bytes
+    shown: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankAsks:
+    """A rank asks for something, and waits for the :class:`Answer`.
+
+    Attributes:
+        id: Which rank.
+        number: Number of the question, counted by each rank.
+        what: The question.
+    """
+
+    id: RankId
+    number: int
+    what: Meeting | FixtureWanted | FactoryCalled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestOver:
+    """A rank's set-up and call are behind it: it makes no call in them any more.
+
+    Attributes:
+        id: Which rank.
+        how: How they ended, in a few words.
+    """
+
+    __test__ = False
+
+    id: RankId
+    how: str
+
+
+RankMessage = (
+    RankHello | RankFailed | RankCaught | RankReport | RankWarned | RankLogged | RankFinished | RankAsks | TestOver
+)
 AgentMessage = AgentHello | RoundStarted | RankExited | EventRecorded | AgentFinished
 Message = RankMessage | AgentMessage

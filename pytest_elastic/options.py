@@ -275,6 +275,16 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             launch=False,
             flag=True,
         ),
+        Setting(
+            name="controller_fixtures",
+            default=(),
+            allowed="names of fixtures",
+            check=lambda value: all(name.isidentifier() for name in value),
+            parse=lambda text: tuple(text.replace(",", " ").split()),
+            help="fixtures that are set up once, in the pytest process, and whose values ranks get",
+            option=False,
+            launch=False,
+        ),
     )
 }
 BLOCK_PLUGINS: Final = "elastic_block_plugins"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic import detection, parametrizing
+from pytest_elastic.controller import moving
 from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
     _elastic_ports,
     elastic_launch,
@@ -23,7 +24,14 @@ from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in th
     world_size,
 )
 from pytest_elastic.options import add_options, read_options
-from pytest_elastic.rank_fixtures import device, node_rank, process_group  # noqa: F401
+from pytest_elastic.rank_fixtures import (  # noqa: F401
+    device,
+    elastic_barrier,
+    elastic_gather,
+    elastic_tmp_path,
+    node_rank,
+    process_group,
+)
 from pytest_elastic.roles import GIVEN
 
 MARKER = (
@@ -62,8 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell the server what to collect, or end it if nothing needs it."""
+    """Tell the server what to collect, or end it if nothing needs it; share what workers of xdist share."""
     detection.tell_server(session)
+    moving.prepare(session)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

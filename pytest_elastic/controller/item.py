@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
+from pytest_elastic.controller.item_fixtures import ControllerFixtures
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
@@ -34,7 +35,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
-from pytest_elastic.spec import ArgumentError
+from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class ElasticItem:
         self._item = item
         self._arguments = arguments
         self._run = run_of(item.config)
+        self._fixtures = ControllerFixtures(item)
+        self._spec: LaunchSpec | None = None
         self._plan: LaunchPlan | None = None
         self._launch: Launch | None = None
         self._record: LaunchRecord | None = None
@@ -70,9 +73,16 @@ class ElasticItem:
     def setup(self) -> None:
         """Start the launch, and wait until every rank is set up."""
         __tracebackhide__ = True
+        self._attempt(self._read_marker)
+        self._fixtures.set_up()
+        self._attempt(self._start)
+        self._reach("setup")
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        __tracebackhide__ = True
         refused, skip = "", False
         try:
-            self._start()
+            step()
         except ElasticError as error:
             refused = str(error)
             skip = isinstance(error, TooFewDevicesError) and not self._run.setting("strict")
@@ -81,7 +91,6 @@ class ElasticItem:
             raise pytest.skip.Exception(refused, _use_item_location=True)
         if refused:
             _refuse(refused)
-        self._reach("setup")
 
     def runtest(self) -> None:
         """Wait until every rank has run the test."""
@@ -103,14 +112,12 @@ class ElasticItem:
 
     # --- the launch ---
 
+    def _read_marker(self) -> None:
+        self._spec = spec_of(self._item, self._arguments, self._run.given)
+
     def _start(self) -> None:
-        item = self._item
-        spec = spec_of(item, self._arguments, self._run.given)
-        if spec.rdzv_backend in ("etcd", "etcd-v2"):
-            raise ArgumentError(
-                f'marker elastic(rdzv_backend="{spec.rdzv_backend}") is not supported yet; use elastic_launch, or '
-                '"local", "c10d" or "static"'
-            )
+        item, spec = self._item, self._spec
+        assert spec is not None
         same = [other for other in item.session.items if other.nodeid == item.nodeid]
         order = ItemOrder(
             nodeid=item.nodeid,
@@ -124,10 +131,12 @@ class ElasticItem:
             name=item.name,
             item=order,
             rdzv_configs={},
+            rdzv_endpoint=self._fixtures.endpoint(spec.rdzv_backend),
             modules=self._run.modules,
         )
         self._plan = self._run.plan(spec, request, nodeid=item.nodeid)
-        self._launch = self._run.launch(self._plan)
+        self._launch = self._run.launch(self._plan, self._fixtures)
+        self._fixtures.outlast(self._launch)
 
     def _reach(self, when: When) -> None:
         """Wait for the end of a phase on all ranks, and raise what is to be raised in it."""

@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
+from pytest_elastic.controller.serving import Fixtures, RankServices
 from pytest_elastic.controller.stack_request import StackRequest
 from pytest_elastic.controller.sweeping import sweep
 from pytest_elastic.forking import Task, read_status
@@ -66,13 +68,20 @@ class Launch:
         server: The server that forks agents and ranks.
         write: Writes lines to the terminal while the launch runs.
         stream: What ranks write goes to the terminal as well as to their logs.
+        fixtures: The controller's fixtures, for ranks that run a test.
 
     Attributes:
         live: Lines on their way to the terminal.
     """
 
     def __init__(
-        self, plan: LaunchPlan, server: PreloadedServer, *, write: Callable[[str], None], stream: bool
+        self,
+        plan: LaunchPlan,
+        server: PreloadedServer,
+        fixtures: Fixtures | None = None,
+        *,
+        write: Callable[[str], None],
+        stream: bool,
     ) -> None:
         self.plan: Final = plan
         self.live: Final = LiveLines(write)
@@ -101,6 +110,9 @@ class Launch:
         self._error: BaseException | None = None
         self._record: LaunchRecord | None = None
         self._started_ns = 0
+        self._posted: deque[tuple[Peer, tuple[bytes, ...]]] = deque()
+        self._errands: deque[Callable[[], None]] = deque()
+        self._services = RankServices(self.post, self._errands.append, fixtures)
         self.changed: Final = threading.Condition()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=f"elastic-{self.name}", daemon=True)
@@ -128,20 +140,34 @@ class Launch:
         return self._record
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
-        """Wait until ``reached()`` or the end of the launch; return what ``reached()`` says then."""
+        """Wait until ``reached()`` or the end of the launch; return what ``reached()`` says then.
+
+        What the supervisor wants done in the thread of the test is done meanwhile.
+        """
         __tracebackhide__ = True
         try:
-            with self.changed:
-                while not self._done.is_set() and not reached():
-                    # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
-                    self.changed.wait(1.0)
-                    self.live.show()
+            while (errand := self._next_errand(reached)) is not None:
+                errand()
         except BaseException as error:
             # A person who presses Ctrl-C does not wait for stacks; a time-out of another plugin is to have them.
             self.close(stacks=isinstance(error, (Exception, pytest.fail.Exception)))
             raise
         self.live.show()
         return reached()
+
+    def _next_errand(self, reached: Callable[[], bool]) -> Callable[[], None] | None:
+        __tracebackhide__ = True
+        with self.changed:
+            while not self._errands and not self._done.is_set() and not reached():
+                # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
+                self.changed.wait(1.0)
+                self.live.show()
+            return self._errands.popleft() if self._errands else None
+
+    def post(self, peer: Peer, *frames: bytes) -> None:
+        """Send pickles to a peer; may be called from any thread."""
+        self._posted.append((peer, frames))
+        self._reception.wake()
 
     def close(self, *, stacks: bool = False) -> None:
         """End whatever is left of the launch, and wait until nothing is.
@@ -190,6 +216,7 @@ class Launch:
                 for key, _ in self._selector.select(self._patience()):
                     key.data()
                 self._look_at_clocks()
+                self._deliver()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
                 with self.changed:
@@ -288,8 +315,25 @@ class Launch:
         if peer.gone():
             self._selector.unregister(peer)
             peer.close()
+        else:
+            self._flush(peer)
+
+    def _deliver(self) -> None:
+        while self._posted:
+            peer, frames = self._posted.popleft()
+            if not peer.gone():
+                peer.send_frames(*frames)
+                self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        """Send what a connection takes now, and be told when it takes more."""
+        key = self._selector.get_key(peer)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.flush() else 0)
+        if events != key.events:
+            self._selector.modify(peer, events, key.data)
 
     def _take(self, message: Message, peer: Peer) -> None:
+        self._services.hear(message, peer)
         if isinstance(message, RankHello):
             self._rank_arrived(message, peer)
         elif isinstance(message, RankFailed):
@@ -388,6 +432,7 @@ class Launch:
         if rank.peer is not None:
             # All that it ever said has arrived; a child of its own may keep the connection open for longer.
             self._hear(rank.peer)
+        self._services.gone(rank.id, "was gone")
         self._let_rank_0_leave(rank.id.world)
 
     # --- clocks ---

@@ -35,6 +35,8 @@ from pytest_elastic.warning import ElasticWarning
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_elastic.controller.serving import Fixtures
+
 
 class ElasticRun:
     """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed."""
@@ -170,21 +172,22 @@ class ElasticRun:
         assert self._directory is not None
         return self._directory
 
-    def launch(self, plan: LaunchPlan) -> Launch:
+    def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
-        launch = self._make_launch(plan)
+        launch = self._make_launch(plan, fixtures)
         launch.start()
         if plan.needs_safe_server and self._unsafe is None:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
                 self._unsafe = launch.unsafe
-                launch = self._make_launch(plan)
+                launch = self._make_launch(plan, fixtures)
                 launch.start()
         return launch
 
-    def _make_launch(self, plan: LaunchPlan) -> Launch:
-        return Launch(plan, self._server_for(plan), write=terminal_writer(self._config), stream=self.streams)
+    def _make_launch(self, plan: LaunchPlan, fixtures: Fixtures | None) -> Launch:
+        server = self._server_for(plan)
+        return Launch(plan, server, fixtures, write=terminal_writer(self._config), stream=self.streams)
 
     @property
     def streams(self) -> bool:

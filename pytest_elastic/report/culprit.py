@@ -59,8 +59,12 @@ _PEER_LOSS: Final = re.compile(
 
 
 def is_peer_loss(type_name: str, message: str) -> bool:
-    """Tell whether an exception says that another rank is gone: gloo's, NCCL's and the store's connection errors."""
-    return type_name.rpartition(".")[2] in _PEER_LOSS_TYPES and _PEER_LOSS.search(message) is not None
+    """Tell whether an exception says that another rank is gone: gloo's, NCCL's and the store's connection errors.
+
+    So does ours of calls that ranks did not all make, whatever its text.
+    """
+    name = type_name.rpartition(".")[2]
+    return name == "RanksDivergedError" or (name in _PEER_LOSS_TYPES and _PEER_LOSS.search(message) is not None)
 
 
 def has_failed(rank: RankRecord, *, silent_success: bool) -> bool:

@@ -19,6 +19,7 @@ from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
+from pytest_elastic.worker.services import attach
 from pytest_elastic.worker.session import find_item
 from pytest_elastic.worker.stopping import Stop
 
@@ -38,6 +39,7 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
+        attach(config, me.id, outbox, basetemp)
         config.pluginmanager.register(runner, "elastic-runner")
         config.pluginmanager.register(GroupBeforeFixtures(group), "elastic-group")
         if wanted.live_log:

@@ -18,6 +18,7 @@ from pytest_elastic.messages import ItemOrder, SessionOrder
 from pytest_elastic.roles import Role
 from pytest_elastic.worker.collecting import Collecting
 from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
+from pytest_elastic.worker.services import leave_to_controller
 
 _MOST_IDS = 5
 
@@ -71,6 +72,7 @@ class RankSession:
                 config.option.pyargs = False
             if config.args:
                 config.hook.pytest_collection(session=session)
+                leave_to_controller(session)
             config.args = given
             compat.stop_capture(config)
         return cls(config, session, collecting)

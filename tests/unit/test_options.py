@@ -22,6 +22,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "log_dir": ("logs", "logs"),
     "show_output": ("all", "all"),
     "strict": ("true", True),
+    "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
 }
 BAD = {
     "nproc": "2.5",
@@ -39,6 +40,7 @@ BAD = {
     "log_dir": "",
     "show_output": "some",
     "strict": "perhaps",
+    "controller_fixtures": "db.url",
 }
 
 
