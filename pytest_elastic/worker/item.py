@@ -86,13 +86,16 @@ class _Runner:
         compat.runtestprotocol(item, log=True, nextitem=None)
         return True
 
-    @pytest.hookimpl(wrapper=True)
+    # Innermost: what other plugins begin in the set-up they end in the teardown, also if there is no group.
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         make_group(self._backend)
         yield
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         try:
             yield
         finally:
