@@ -39,6 +39,7 @@ class GroupBeforeFixtures:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Make the group."""
+        __tracebackhide__ = True
         self._group.make()
 
 

@@ -30,14 +30,13 @@ import unittest
 
 def me(): return int(os.environ["RANK"])
 
-@pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+@pytest.mark.elastic(nproc=2, timeout=60)
 class TestCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls): cls.log = ["class"]
     def setUp(self): self.log.append("up")
     def tearDown(self):
         self.log.append("down")
-        assert dist.get_world_size() == 2
     @pytest.fixture(autouse=True)
     def use(self, rank, tmp_path): self.rank, self.tmp_path = rank, tmp_path
 
@@ -100,7 +99,7 @@ def test_asynchronous_tests(pytester: pytest.Pytester) -> None:
 import asyncio
 import pytest_asyncio
 
-pytestmark = pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 
 @pytest_asyncio.fixture
 async def value(rank):
@@ -108,6 +107,7 @@ async def value(rank):
     yield rank
     assert asyncio.get_running_loop()
 
+@pytest.mark.elastic(backend="gloo")
 @pytest.mark.asyncio
 async def test_good(value, rank):
     total = torch.tensor(value)
@@ -282,7 +282,7 @@ def test_randomly_uses_the_seed_of_the_header(pytester: pytest.Pytester) -> None
         + """
 import random
 
-@pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+@pytest.mark.elastic(nproc=2, timeout=60)
 @pytest.mark.parametrize("a", range(2))
 def test_ranks(request, rank, a):
     Path(f"seed-{a}-{rank}").write_text(f"{request.config.getoption('randomly_seed')} {random.random()}")
@@ -295,6 +295,25 @@ def test_ranks(request, rank, a):
     assert [text.split()[0] for text in texts] == [seed] * 4
     assert texts[0] == texts[1]
     assert texts[2] == texts[3]
+
+
+def test_a_group_that_cannot_be_made_is_one_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it=HEAD
+        + """
+@pytest.mark.elastic(nproc=1, backend="no-such-backend", timeout=60)
+def test_ranks(caplog): pass
+@pytest.fixture
+def bad(): raise OSError
+@pytest.mark.elastic(nproc=1, backend="gloo", timeout=60)
+def test_fixture(bad): pass
+"""
+    )
+    result = run(pytester, "-p", "no:xdist")
+    result.assert_outcomes(errors=2)
+    fixture = result.stdout.str().partition("ERROR at setup of test_fixture")[2]
+    assert fixture
+    assert "pytest_runtest_setup" not in fixture
 
 
 def test_blocked_plugins_are_loaded_in_the_controller_only(pytester: pytest.Pytester) -> None:
