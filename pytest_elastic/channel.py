@@ -41,6 +41,7 @@ class Outbox:
         self._connection = Client(address, authkey=key)
         self._lock = threading.Lock()
         self._lost: list[object] = []
+        self._closed = False
 
     def send(self, message: object) -> None:
         """Send one message whole.
@@ -52,9 +53,13 @@ class Outbox:
             return
         data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
         with self._lock:
+            if self._closed:
+                raise OSError("the launch is over; nobody listens")
             try:
                 self._connection.send_bytes(data)
             except OSError:
+                if self._closed:
+                    raise
                 # A test may have closed descriptors that it did not open. If the controller is there, it listens.
                 # The lost connection is kept: it would close a descriptor of that number, whosever it is now.
                 self._lost.append(self._connection)
@@ -78,8 +83,12 @@ class Outbox:
         return self._connection.recv_bytes()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection, also while another thread sends: that one fails, and so does every later message."""
+        self._closed = True
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._connection.close()
 
 
 def header(size: int) -> bytes:

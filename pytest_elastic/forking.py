@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import context, popen_forkserver, process, reduction, spawn, util
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 START_METHOD: Final = "pytest_elastic"
 _SIGNED: Final = struct.Struct("q")
@@ -80,9 +80,9 @@ class Popen(popen_forkserver.Popen):
     """A process forked by our server, for ``multiprocessing.Process``."""
 
     method = START_METHOD
-    server: ClassVar[ServerAddress]
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
+        server = process_obj.home.server  # type: ignore[attr-defined]
         buffer = io.BytesIO()
         context.set_spawning_popen(self)
         try:
@@ -93,7 +93,7 @@ class Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
-        self.sentinel = self.server.request(buffer.getbuffer(), self._fds)  # type: ignore[attr-defined]
+        self.sentinel = server.request(buffer.getbuffer(), self._fds)  # type: ignore[attr-defined]
         self.finalizer = util.Finalize(
             self,
             util.close_fds,  # type: ignore[attr-defined]
@@ -109,9 +109,17 @@ class Popen(popen_forkserver.Popen):
 
 
 class Process(process.BaseProcess):
-    """A process of the context below."""
+    """A process of the context below.
+
+    Attributes:
+        home: The context that made it; the new process has none.
+    """
 
     _start_method = None  # what the child makes its own default: none
+    home: ElasticContext
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "home"}
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Popen:  # noqa: N802 (multiprocessing's name)
@@ -119,22 +127,51 @@ class Process(process.BaseProcess):
 
 
 class ElasticContext(context.BaseContext):
-    """What ``multiprocessing.get_context("pytest_elastic")`` returns."""
+    """What ``multiprocessing.get_context`` returns for a name that :func:`install` made known.
 
-    _name = START_METHOD
-    Process = Process
+    Args:
+        name: That name.
+        server: The server that forks.
+    """
+
+    def __init__(self, name: str, server: ServerAddress) -> None:
+        self._name = name
+        self._server: ServerAddress | None = server
+
+    @property
+    def server(self) -> ServerAddress:
+        """The server that forks.
+
+        Raises:
+            RuntimeError: It was withdrawn.
+        """
+        if self._server is None:
+            raise RuntimeError("the launch is over; it starts no more processes")
+        return self._server
+
+    def Process(self, *args: Any, **kwargs: Any) -> Process:  # noqa: N802
+        """Make a process, as the class of that name does in multiprocessing's own contexts."""
+        made = Process(*args, **kwargs)
+        made.home = self
+        return made
+
+    def withdraw(self) -> None:
+        """Start no process from now on, whoever still holds this context."""
+        self._server = None
 
 
-def install(server: ServerAddress) -> None:
-    """Make :data:`START_METHOD` known to multiprocessing in this process, forking from ``server``."""
-    Popen.server = server
+def install(server: ServerAddress, name: str = START_METHOD) -> ElasticContext:
+    """Make a start method known to multiprocessing in this process, forking from ``server``."""
+    made = ElasticContext(name, server)
     # The one register of start methods that multiprocessing has; get_context() reads nothing else.
-    context._concrete_contexts[START_METHOD] = ElasticContext()  # type: ignore[attr-defined]
+    context._concrete_contexts[name] = made  # type: ignore[attr-defined]
+    return made
 
 
-def uninstall() -> None:
-    """Forget :data:`START_METHOD` again."""
-    context._concrete_contexts.pop(START_METHOD, None)  # type: ignore[attr-defined]
+def uninstall(made: ElasticContext) -> None:
+    """Forget a start method again, also where somebody holds it."""
+    made.withdraw()
+    context._concrete_contexts.pop(made._name, None)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ import os
 import select
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
+from pytest_elastic import clock
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+# Bound once, as the clock: a test may replace what the module has.
+_new_poll: Final = select.poll
 _LINUX: Final = sys.platform == "linux"
 # Looked up once: a forked child must not search for libraries before it has asked to die with its parent.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if _LINUX else None
@@ -90,6 +93,18 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def readable(fd: int, timeout: float) -> bool:
+    """Wait until a descriptor can be read or its other end is closed, ``timeout`` seconds at most; tell if it can."""
+    poll = _new_poll()  # select() knows descriptors below 1024 only
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+def pause(seconds: float) -> None:
+    """Let a moment pass, between two looks at what nobody announces."""
+    _new_poll().poll(seconds * 1000)
+
+
 class ProcessHandle:
     """A process that this one did not fork, held so that its id can never mean another process.
 
@@ -113,7 +128,7 @@ class ProcessHandle:
         if self._gone:
             return False
         if self.fd is not None:
-            self._gone = bool(select.select([self.fd], [], [], 0)[0])
+            self._gone = readable(self.fd, 0)
         else:
             try:
                 os.kill(self.pid, 0)
@@ -124,11 +139,11 @@ class ProcessHandle:
     def wait(self, timeout: float) -> bool:
         """Wait for the process to end, ``timeout`` seconds at most; return whether it has."""
         if self.fd is not None and not self._gone:
-            self._gone = bool(select.select([self.fd], [], [], timeout)[0])
+            self._gone = readable(self.fd, timeout)
             return self._gone
-        deadline = time.monotonic() + timeout
-        while self.alive() and time.monotonic() < deadline:
-            select.select([], [], [], 0.01)
+        deadline = clock.monotonic() + timeout
+        while self.alive() and clock.monotonic() < deadline:
+            pause(0.01)
         return not self.alive()
 
     def send(self, signum: int) -> None:

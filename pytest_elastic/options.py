@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_elastic.one_line import one_line
+
 if TYPE_CHECKING:
     import pytest
 
@@ -54,7 +56,7 @@ class Setting:
 
     def refuse(self, source: str, value: object) -> str:
         """Return the line that says that a value is not allowed."""
-        return f"{source}: got {value!r}, expected {self.allowed}"
+        return f"{source}: got {one_line(value)}, expected {self.allowed}"
 
 
 def _integer(least: int) -> Check:
@@ -344,7 +346,7 @@ def read_options(config: pytest.Config) -> dict[str, Given]:
         text, source = config.getoption(setting.ini, None), setting.flag_name
         if text is None:
             text, source = config.getini(setting.ini), f"ini {setting.ini}"
-        if text is None or text == "":
+        if text is None or (text == "" and source != setting.flag_name):
             continue
         try:
             value = setting.parse(str(text).strip())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
+import sys
 import traceback
 from typing import Any
 
@@ -50,3 +53,29 @@ class _Rebuilt:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuild, self._parts
+
+
+def dumps(value: object) -> bytes:
+    """Pickle what cloudpickle can carry, and functions behind ``functools.lru_cache``, which it knows by name only."""
+    file = io.BytesIO()
+    _Pickler(file).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, functools._lru_cache_wrapper) and _found_by_name(obj) is not obj:
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        return super().reducer_override(obj)
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _found_by_name(obj: Any) -> object:
+    """Return what the module and name of an object lead to, or ``None``; ``pickle`` sends no more than these."""
+    found: object = sys.modules.get(obj.__module__)
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found

@@ -10,6 +10,13 @@ def run_agent(order_file: str) -> None:
     main(order_file)
 
 
+def vouch_for_server(order_file: str) -> None:
+    """Tell the controller whether this server is fit to fork ranks, for an agent that runs inside pytest."""
+    from pytest_elastic.agent.main import vouch
+
+    vouch(order_file)
+
+
 def host_store() -> None:
     """Host the store of a c10d rendezvous, outside of every agent, until the process is ended."""
     from pytest_elastic.agent.store_host import host

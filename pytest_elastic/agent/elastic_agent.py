@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
@@ -15,6 +14,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import MultiprocessContext, SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from pytest_elastic import clock
 from pytest_elastic.agent.logs import RankLogs
 from pytest_elastic.messages import AgentMessage, RankExited, RoundStarted
 
@@ -93,7 +93,7 @@ class ObservedAgent(LocalElasticAgent):
         if silent:
             # torch would wait for their values for ever.
             return RunResult(state=WorkerState.FAILED, failures=silent)
-        begin = time.monotonic()
+        begin = clock.monotonic()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state is not WorkerState.HEALTHY:
             # The exit that made torch stop the others was nobody's doing but its own, also where it was seen only now.
@@ -102,7 +102,7 @@ class ObservedAgent(LocalElasticAgent):
         return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> None:  # noqa: ARG002
-        begin = time.monotonic()
+        begin = clock.monotonic()
         super()._shutdown(death_sig, timeout=self._grace)  # type: ignore[arg-type]
         self._note_exits(stopping_since=begin)
         self._close_pidfds()
@@ -134,8 +134,8 @@ class ObservedAgent(LocalElasticAgent):
 
     def _await_aftermath(self) -> None:
         """Let a failure reach the other workers: what they say of their own tells more than that they were ended."""
-        deadline = time.monotonic() + _AFTERMATH
-        while (left := deadline - time.monotonic()) > 0:
+        deadline = clock.monotonic() + _AFTERMATH
+        while (left := deadline - clock.monotonic()) > 0:
             settled = set(self._exitcodes()) | self._returned()
             if len(settled) == len(self._worker_group.workers):
                 break
@@ -158,7 +158,7 @@ class ObservedAgent(LocalElasticAgent):
             stopping_since: When this agent began to stop its workers, by ``time.monotonic()``; ``None`` if it has not.
             unasked: Local rank of a worker that had ended before that.
         """
-        now = time.monotonic_ns()
+        now = clock.monotonic_ns()
         # torch sends SIGTERM at once and SIGKILL after the grace time: one that comes earlier is not the agent's.
         forced = stopping_since is not None and now / 1e9 - stopping_since >= self._grace
         for local_rank, exitcode in self._exitcodes().items():

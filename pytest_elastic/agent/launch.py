@@ -63,8 +63,21 @@ class EventDestination:
             logging.Logger.manager.loggerDict.pop(logger.name, None)
 
 
-def launch(order: AgentOrder, tell: Callable[[AgentMessage], None], store_fd: int | None) -> AgentFinished:
-    """Run an agent to its end and say how it ended; errors of workers are told apart from the agent's own."""
+def launch(
+    order: AgentOrder,
+    tell: Callable[[AgentMessage], None],
+    store_fd: int | None,
+    *,
+    start_method: str = START_METHOD,
+) -> AgentFinished:
+    """Run an agent to its end and say how it ended; errors of workers are told apart from the agent's own.
+
+    Args:
+        order: What to run.
+        tell: Sends a message to the controller.
+        store_fd: Listening socket for the store of the rendezvous, or ``None``; it stays the caller's.
+        start_method: What multiprocessing calls forking from the preloaded server.
+    """
     handler: FreshPort | None = None
     agent: ObservedAgent | None = None
     state: Literal["SUCCEEDED", "FAILED"] = "FAILED"
@@ -73,7 +86,7 @@ def launch(order: AgentOrder, tell: Callable[[AgentMessage], None], store_fd: in
     with EventDestination(order, tell) as destination:
         try:
             handler = make_handler(_rendezvous_parameters(order, store_fd))
-            agent = _make_agent(order, handler, tell, destination)
+            agent = _make_agent(order, handler, tell, destination, start_method)
             state = _run(order, agent, handler, destination)
         except BaseException as caught:  # noqa: BLE001 (told to the controller, whatever it is)
             error, trace = caught, traceback.format_exc()
@@ -110,7 +123,7 @@ def _rendezvous_parameters(order: AgentOrder, store_fd: int | None) -> Rendezvou
 
 
 def _make_agent(
-    order: AgentOrder, handler: FreshPort, tell: Callable[[AgentMessage], None], destination: str
+    order: AgentOrder, handler: FreshPort, tell: Callable[[AgentMessage], None], destination: str, start_method: str
 ) -> ObservedAgent:
     config = order.config
     if order.command is None:
@@ -140,7 +153,8 @@ def _make_agent(
         node=order.node,
         world=lambda: handler.world,
     )
-    start_method = START_METHOD if config["start_method"] == "forkserver" else config["start_method"]
+    if config["start_method"] != "forkserver":
+        start_method = config["start_method"]
     return ObservedAgent(
         spec,
         logs,

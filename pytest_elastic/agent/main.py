@@ -27,6 +27,22 @@ from pytest_elastic.worker import server_state
 def main(order_file: str) -> None:
     """Run the agent that the order describes; the exit code is torchrun's, 0 or 1."""
     order: AgentOrder = pickle.loads(Path(order_file).read_bytes())
+    outbox = _report(order)
+    _settle(order)
+    store_fd = None if order.store_fd is None else forkserver.get_inherited_fds()[order.store_fd]  # type: ignore[index]
+    with etcd_lease.quiet():
+        finished = launch(order, outbox.send, store_fd)
+    outbox.send(finished)
+    sys.exit(0 if finished.state == "SUCCEEDED" else 1)
+
+
+def vouch(order_file: str) -> None:
+    """Say only what every agent says first: whether the server is fit. The agent itself runs inside pytest."""
+    _report(pickle.loads(Path(order_file).read_bytes()))
+
+
+def _report(order: AgentOrder) -> Outbox:
+    """Tell the controller of the server, and wait for its leave to start."""
     outbox = Outbox(order.channel, order.key)
     state = server_state.state
     assert state is not None, "agents are forked from the preloaded server"
@@ -35,12 +51,7 @@ def main(order_file: str) -> None:
         outbox.receive()
     except EOFError:
         os._exit(1)
-    _settle(order)
-    store_fd = None if order.store_fd is None else forkserver.get_inherited_fds()[order.store_fd]  # type: ignore[index]
-    with etcd_lease.quiet():
-        finished = launch(order, outbox.send, store_fd)
-    outbox.send(finished)
-    sys.exit(0 if finished.state == "SUCCEEDED" else 1)
+    return outbox
 
 
 def _settle(order: AgentOrder) -> None:
@@ -51,6 +62,8 @@ def _settle(order: AgentOrder) -> None:
     os.close(log)
     os.environ.clear()
     os.environ.update(order.environ)
+    if "signals_to_handle" in order.config:  # of a LaunchConfig; torch's agent reads it here
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = order.config["signals_to_handle"]
     server_state.own_tracker()
     # torch leaves a file for each failed worker in the temporary directory; the launch's is removed with it.
     tempfile.tempdir = order.scratch

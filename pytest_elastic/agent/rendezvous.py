@@ -52,7 +52,8 @@ class LocalRendezvous(RendezvousHandler):
                 is_master=True,
                 wait_for_workers=False,
                 timeout=timeout,
-                master_listen_fd=store_fd,
+                # It takes what it is given, but not if it fails before.
+                master_listen_fd=os.dup(store_fd),
             )
         self._round = 0
         self._closed = False
@@ -186,10 +187,25 @@ def _unshared_store() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_DISABLE_SHARING]
-        else:
-            os.environ[_DISABLE_SHARING] = before
+        restore_variable(_DISABLE_SHARING, before)
+
+
+@contextmanager
+def shared_store_restored() -> Iterator[None]:
+    """Put that variable back at the end, for an agent that never comes out of its rendezvous."""
+    before = os.environ.get(_DISABLE_SHARING)
+    try:
+        yield
+    finally:
+        restore_variable(_DISABLE_SHARING, before)
+
+
+def restore_variable(name: str, before: str | None) -> None:
+    """Give an environment variable the value that it had, or none."""
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
 
 
 def make_handler(parameters: RendezvousParameters) -> FreshPort:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
+from typing import Final
+
+from pytest_elastic import clock
+
+_AGES: Final = 1e9
+"""Seconds after which no deadline counts: an int may be too large to add to a time."""
 
 
 class Clocks:
@@ -16,41 +21,41 @@ class Clocks:
 
     def __init__(self, *, timeout: float | None, grace: float) -> None:
         self._grace = grace
-        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self._deadline = math.inf if timeout is None else clock.monotonic() + min(timeout, _AGES)
         self._end = math.inf
         self._worlds: dict[str, float] = {}
 
     def rank_failed(self, world: str) -> None:
         """Note that a rank has failed: the others of its world get the grace time, counted from the first failure."""
-        self._worlds.setdefault(world, time.monotonic() + self._grace)
+        self._worlds.setdefault(world, clock.monotonic() + self._grace)
 
     def agent_failed(self, *, alone: bool) -> None:
         """Note that an agent has failed for good: other nodes get the grace time."""
         if self._end == math.inf:
-            self._end = time.monotonic() + (0.0 if alone else self._grace)
+            self._end = clock.monotonic() + (0.0 if alone else self._grace)
 
     def patience(self) -> float | None:
-        """Return the seconds until the next of these times; ``None`` if there is none."""
+        """Return the seconds until the next of these times, a day at most; ``None`` if there is none."""
         nearest = min(self._deadline, self._end, *self._worlds.values(), math.inf)
-        return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+        return None if nearest == math.inf else min(clock.LONG, max(0.0, nearest - clock.monotonic()))
 
     def deadline_has_come(self) -> bool:
         """Tell, once, that the deadline has come."""
-        if time.monotonic() < self._deadline:
+        if clock.monotonic() < self._deadline:
             return False
         self._deadline = math.inf
         return True
 
     def end_has_come(self) -> bool:
         """Tell, once, that the grace time after an agent's failure is over."""
-        if time.monotonic() < self._end:
+        if clock.monotonic() < self._end:
             return False
         self._end = math.inf
         return True
 
     def expired_worlds(self) -> list[str]:
         """Return, once each, the worlds whose grace time is over."""
-        now = time.monotonic()
+        now = clock.monotonic()
         expired = [world for world, ends in self._worlds.items() if now >= ends]
         # Kept with no time: what fails in such a world from now on starts no second grace.
         self._worlds.update(dict.fromkeys(expired, math.inf))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_elastic import worker
+from pytest_elastic.one_line import one_line
+from pytest_elastic.pickling import dumps
 from pytest_elastic.spec import ArgumentError
 
 _WORKER = Path(worker.__file__).parent
@@ -58,36 +60,55 @@ def make_entry_point(
         ArgumentError: It is neither a callable nor a path or command, or cannot be pickled.
     """
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise ArgumentError(f"elastic_launch(kwargs=): got {kwargs!r}, expected a dict of keyword arguments")
+        raise ArgumentError(f"elastic_launch(kwargs=): got {one_line(kwargs)}, expected a dict of keyword arguments")
     __tracebackhide__ = True
     if callable(entrypoint):
         return EntryPoint(name=name_of(entrypoint, args), function=_pickled(entrypoint, args, kwargs))
     if not isinstance(entrypoint, (str, os.PathLike)) or not os.fspath(entrypoint):
         raise ArgumentError(
-            f"elastic_launch: the entry point is {entrypoint!r}, expected a callable, the path of a .py file, "
+            f"elastic_launch: the entry point is {one_line(entrypoint)}, expected a callable, the path of a .py file, "
             "or a command"
         )
     if kwargs:
-        raise ArgumentError(f"elastic_launch(kwargs=): got {kwargs!r} for a command; only a function takes keywords")
+        raise ArgumentError(
+            f"elastic_launch(kwargs=): got {one_line(kwargs)} for a command; only a function takes keywords"
+        )
     path = os.fspath(entrypoint)
     words = tuple(os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args)
     if path.endswith(".py"):
         if not Path(path).is_file():
-            raise ArgumentError(f"elastic_launch: there is no file {path!r} (working directory {os.getcwd()!r})")
+            raise ArgumentError(f"elastic_launch: there is no file {path!r} (working directory {_working_directory()})")
         command = (sys.executable, "-u", str(_WORKER / "script.py"), path, *words)
     else:
         command = (sys.executable, "-S", str(_WORKER / "command.py"), path, *words)
+    if any("\0" in word for word in command):
+        raise ArgumentError("elastic_launch: the command has a word with a NUL character; no program can be given one")
     return EntryPoint(name=name_of(path, words), command=command, script=path.endswith(".py"))
+
+
+def _working_directory() -> str:
+    try:
+        return repr(os.getcwd())
+    except FileNotFoundError:
+        return "no longer exists"
 
 
 def _pickled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     __tracebackhide__ = True
-    import cloudpickle
-
     try:
-        return bytes(cloudpickle.dumps((function, tuple(args), dict(kwargs))))
+        return dumps((function, tuple(args), dict(kwargs)))
     except Exception as error:
-        raise ArgumentError(
-            f"elastic_launch: {name_of(function, args)} or one of its arguments cannot be sent to the ranks: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        named = [(name_of(function, args) or one_line(function), function)]
+        named += [(f"argument {index} ({type(arg).__qualname__})", arg) for index, arg in enumerate(args, 1)]
+        named += [(f"keyword argument {name} ({type(arg).__qualname__})", arg) for name, arg in kwargs.items()]
+        what = next((name for name, value in named if not _can_be_sent(value)), named[0][0])
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArgumentError(f"elastic_launch: {what} cannot be sent to the ranks: {reason}") from error
+
+
+def _can_be_sent(value: object) -> bool:
+    try:
+        dumps(value)
+    except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
+        return False
+    return True

@@ -10,22 +10,22 @@ import contextlib
 import glob
 import os
 import pickle
-import select
 import selectors
 import signal
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
-from pytest_elastic import kernel, tasks
+from pytest_elastic import clock, kernel, tasks
 from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller.clocks import Clocks
 from pytest_elastic.controller.failure_log import FailureLog
+from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.plan import LaunchPlan
@@ -72,6 +72,7 @@ class Launch:
 
     Attributes:
         live: Lines on their way to the terminal.
+        over: Called once nothing is left of the launch.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Launch:
         self._failures = FailureLog(plan.failure_log, plan.nodeid) if plan.failure_log is not None else None
         self.name: Final = plan.scratch.name
         self._server = server
+        self.over: Callable[[], object] = lambda: None
         self._selector = selectors.DefaultSelector()
         self._reception = Reception(
             str(server.directory / f"{self.name}.sock"), plan.key, self._selector, self._welcome
@@ -97,7 +99,7 @@ class Launch:
         self._peers: list[Peer] = []
         self._store: socket.socket | None = None
         self._host_status: int | None = None
-        self._inline: threading.Thread | None = None
+        self._inline: InlineAgent | None = None
         self._clocks = Clocks(timeout=None, grace=plan.grace)
         self._timed_out = False
         self._stacks: StackRequest | None = None
@@ -121,9 +123,8 @@ class Launch:
 
     def start(self) -> None:
         """Start the agents. Returns at once."""
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = clock.monotonic_ns()
         self._clocks = Clocks(timeout=self.plan.timeout, grace=self.plan.grace)
-        self._server.launches += 1
         self._thread.start()
 
     def wait(self) -> LaunchRecord:
@@ -195,7 +196,7 @@ class Launch:
     @property
     def admitted(self) -> bool:
         """An agent has said that it, and the server behind it, are fit to start."""
-        return any(agent.hello is not None for agent in self.roster.agents) or self.plan.inline
+        return any(agent.hello is not None for agent in self.roster.agents)
 
     @property
     def broken(self) -> str | None:
@@ -215,6 +216,8 @@ class Launch:
             while not self.roster.over():
                 for key, _ in self._selector.select(self._patience()):
                     key.data()
+                if self._inline is not None:
+                    self._look_at_inline_agent(self._inline)
                 self._look_at_clocks()
                 self._deliver()
                 if self._tails is not None:
@@ -230,9 +233,12 @@ class Launch:
                 self._record = self._make_record()
             except BaseException as error:  # noqa: BLE001
                 self._error = self._error or error
-            self._done.set()
-            with self.changed:
-                self.changed.notify_all()
+            try:
+                self.over()
+            finally:
+                self._done.set()
+                with self.changed:
+                    self.changed.notify_all()
 
     def _start_agents(self) -> None:
         plan = self.plan
@@ -262,22 +268,16 @@ class Launch:
         file.write_bytes(pickle.dumps(order))
         agent = AgentState(order=order)
         self.roster.agents.append(agent)
+        what, name = tasks.run_agent, f"agent-{order.node}"
         if self.plan.inline:
-            self._run_inline(order, fds)
-            return
-        agent.status_fd = self._fork(f"agent-{order.node}", tasks.run_agent, (str(file),), fds)
+            store_fd = fds[0] if fds else None
+            self._inline = InlineAgent(order, self._server.address, store_fd, self._reception.wake)
+            if self._server.word is not None:
+                self._agent_arrived(replace(self._server.word, node=order.node, pid=os.getpid()), None)
+                return
+            what, name, fds = tasks.vouch_for_server, f"voucher-{order.node}", []
+        agent.status_fd = self._fork(name, what, (str(file),), fds)
         self._selector.register(agent.status_fd, selectors.EVENT_READ, lambda: self._agent_status(agent))
-
-    def _run_inline(self, order: AgentOrder, fds: list[int]) -> None:
-        """Run the agent in a thread of this process; it tells what it sees over the channel, as any agent."""
-        from pytest_elastic.agent.inline import run
-
-        store_fd = os.dup(fds[0]) if fds else None
-        thread = threading.Thread(
-            target=run, args=(order, self._server.address, store_fd), name=f"agent-{order.node}", daemon=True
-        )
-        self._inline = thread
-        thread.start()
 
     def _fork(self, name: str, target: Callable[..., None], args: tuple[Any, ...], fds: list[int]) -> int:
         return self._server.fork(Task(name, target, args), cwd=self.plan.cwd, sys_path=self.plan.sys_path, fds=fds)
@@ -291,6 +291,9 @@ class Launch:
         if not ended:
             return
         self._forget_status(agent)
+        if self._inline is not None and self._inline.started:
+            self._server.known.difference_update(agent.forget_process())
+            return  # The agent itself is another one.
         if agent.peer is not None:
             self._hear(agent.peer)
         if agent.exitcode is None:
@@ -371,8 +374,6 @@ class Launch:
             self._agent_arrived(message, peer)
         elif isinstance(message, AgentFinished):
             self.roster.agents[message.node].finished = message
-            if self.plan.inline:
-                self.roster.agents[message.node].ended = True
 
     def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
         """Note a failure where it survives this session, and have the rest of its world end."""
@@ -393,20 +394,36 @@ class Launch:
                 host.may_leave = True
                 host.peer.send(Leave())
 
-    def _agent_arrived(self, hello: AgentHello, peer: Peer) -> None:
+    def _agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
         agent = self.roster.agents[hello.node]
         agent.hello, agent.peer = hello, peer
+        self._server.word = hello
         self._broken = self._broken or hello.broken
         if self.plan.needs_safe_server:
             self._unsafe = self._unsafe or hello.unsafe
         if self._broken is not None or self._unsafe is not None:
             self._kill_all()
-        else:
+            return
+        if self._inline is not None and self._killing_since is None:
+            self._inline.start()
+        if peer is not None:
             peer.send(Go())
+
+    def _look_at_inline_agent(self, inline: InlineAgent) -> None:
+        """Take note that an inline agent has ended; it says nothing of it if it failed before it could speak."""
+        [agent] = self.roster.agents
+        if agent.ended or not inline.gone():
+            return
+        agent.ended = True
+        for peer in self._peers:
+            self._hear(peer)
+        agent.finished = agent.finished or inline.finished
+        for rank in self.roster.ranks():
+            rank.kill()
 
     def _rank_arrived(self, hello: RankHello, peer: Peer) -> None:
         rank = self.roster.rank(hello.id)
-        rank.hello_ns = time.monotonic_ns()
+        rank.hello_ns = clock.monotonic_ns()
         rank.peer = peer
         rank.writes_stacks = hello.writes_stacks
         self._hold(rank, hello.pid)
@@ -449,6 +466,7 @@ class Launch:
         if self._killing_since is not None or (self._cancelled.is_set() and self._stacks is None):
             self._kill_all()  # also what has appeared since the last time
             self._give_up_on_server()
+            self._give_up_on_inline_agent()
         if self._stacks is not None:
             if self._stacks.answered():
                 self._stacks = None
@@ -467,7 +485,7 @@ class Launch:
     # --- the end ---
 
     def _kill_all(self) -> None:
-        self._killing_since = self._killing_since or time.monotonic()
+        self._killing_since = self._killing_since or clock.monotonic()
         for rank in self.roster.ranks():
             rank.kill()
         for agent in self.roster.agents:
@@ -475,6 +493,8 @@ class Launch:
             if agent.handle is None and agent.status_fd is not None:
                 # The server has not come to fork it (and what it forks now is refused): it is not waited for.
                 self._forget_status(agent)
+            if self._inline is not None and not self._inline.started and agent.status_fd is None:
+                agent.ended = True
 
     def _forget_status(self, agent: AgentState) -> None:
         """Count an agent as ended: the server has said so, or is not waited for any longer."""
@@ -486,16 +506,24 @@ class Launch:
     def _give_up_on_server(self) -> None:
         """Go on without a server that does not say that agents have ended: it is stopped or stuck."""
         assert self._killing_since is not None
-        if time.monotonic() - self._killing_since < _SERVER_PATIENCE:
+        if clock.monotonic() - self._killing_since < _SERVER_PATIENCE:
             return
         for agent in self.roster.agents:
             if not agent.ended and agent.status_fd is not None:
                 self._server.lose()
                 self._forget_status(agent)
 
+    def _give_up_on_inline_agent(self) -> None:
+        """Go on without an inline agent that does not end: its thread is stuck."""
+        assert self._killing_since is not None
+        if self._inline is not None and clock.monotonic() - self._killing_since >= PATIENCE:
+            self._inline.end(0)
+            for agent in self.roster.agents:
+                agent.ended = agent.ended or agent.status_fd is None
+
     def _clean_up(self) -> None:
         if self._inline is not None:
-            self._inline.join(_SERVER_PATIENCE)  # it has said its last word, and lets go of its store
+            self._inline.end(0 if self._inline.given_up else PATIENCE)
         self._reception.settle()
         for peer in self._peers:
             self._hear(peer)
@@ -510,23 +538,26 @@ class Launch:
             if agent.status_fd is not None:
                 os.close(agent.status_fd)
         own = self.roster.by_pid()
+        if self._inline is not None and self._inline.given_up:
+            for pid in own:
+                with contextlib.suppress(ChildProcessError):  # forked by the server
+                    os.waitpid(pid, os.WNOHANG)
         self.roster.leftovers += sweep(self._server, own)
         self._server.known.difference_update(own)
         for peer in self._peers:
             peer.close()
         self.roster.release()
         self._selector.close()
-        self._server.launches -= 1
         for semaphore in glob.glob(f"/dev/shm/sem.{self.name}-*"):
             with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
                 os.unlink(semaphore)
 
     def _end_store_host(self, status: int) -> None:
-        if select.select([status], [], [], _SERVER_PATIENCE)[0] and len(data := os.read(status, 8)) == 8:
+        if kernel.readable(status, _SERVER_PATIENCE) and len(data := os.read(status, 8)) == 8:
             handle = kernel.ProcessHandle(read_status(data))
             handle.send(signal.SIGKILL)
             handle.close()
-            select.select([status], [], [], _SERVER_PATIENCE)  # until the server has reaped it
+            kernel.readable(status, _SERVER_PATIENCE)  # until the server has reaped it
         os.close(status)
 
     def _make_record(self) -> LaunchRecord:
@@ -537,7 +568,7 @@ class Launch:
             timeout=self.plan.timeout,
             timed_out=self._timed_out,
             started_ns=self._started_ns,
-            ended_ns=time.monotonic_ns(),
+            ended_ns=clock.monotonic_ns(),
             nodes=len(self.roster.agents),
             nproc=self.plan.nproc,
             worlds=tuple(self.roster.worlds),

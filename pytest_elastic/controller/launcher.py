@@ -12,11 +12,13 @@ import pytest
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
+from pytest_elastic.controller.launch_config import drop_empty_log_directory
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.pickling import pickle_exception
 from pytest_elastic.report.output import launch_sections
@@ -102,11 +104,12 @@ class ElasticLaunch:
             ElasticError: An argument is not allowed, or the preloaded server could not start.
         """
         __tracebackhide__ = True
+        drop_empty_log_directory(config)
         spec = self._spec(settings, config, bool(rdzv_configs) or bool(rdzv_endpoint))
         if agent not in ("process", "inline"):
-            raise ArgumentError(f'elastic_launch(agent=): got {agent!r}, expected "process" or "inline"')
+            raise ArgumentError(f'elastic_launch(agent=): got {one_line(agent)}, expected "process" or "inline"')
         if agent_error is not None and not isinstance(agent_error, BaseException):
-            raise ArgumentError(f"elastic_launch(agent_error=): got {agent_error!r}, expected an exception")
+            raise ArgumentError(f"elastic_launch(agent_error=): got {one_line(agent_error)}, expected an exception")
         entry = make_entry_point(entrypoint, args, kwargs if kwargs is not None else {})
         if entry.command is not None and "backend" in settings:
             raise ArgumentError(
@@ -127,6 +130,19 @@ class ElasticLaunch:
         self._plans.append(plan)
         return self._finish(plan, check=check)
 
+    def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
+        __tracebackhide__ = True
+        check_names("elastic_launch", list(settings), (*LAUNCH_ARGUMENTS, *_OWN_ARGUMENTS))
+        if config is not None:
+            if not hasattr(config, "rdzv_backend"):
+                raise ArgumentError(f"elastic_launch(config=): got {one_line(config)}, expected a torch LaunchConfig")
+            check_names("elastic_launch(config=)", list(settings), _BESIDE_CONFIG)
+            if has_rendezvous:
+                raise ArgumentError("elastic_launch(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
+        # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
+        given = {name: value for name, value in self._run.given.items() if name != "backend"}
+        return make_spec("elastic_launch", settings, given)
+
     def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
         __tracebackhide__ = True
         try:
@@ -134,21 +150,9 @@ class ElasticLaunch:
         except TooFewDevicesError as error:
             if self._run.setting("strict"):
                 raise
-            few = str(error)
-        raise pytest.skip.Exception(few, _use_item_location=True)
-
-    def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
-        __tracebackhide__ = True
-        check_names("elastic_launch", list(settings), (*LAUNCH_ARGUMENTS, *_OWN_ARGUMENTS))
-        if config is not None:
-            if not hasattr(config, "rdzv_backend"):
-                raise ArgumentError(f"elastic_launch(config=): got {config!r}, expected a torch LaunchConfig")
-            check_names("elastic_launch(config=)", list(settings), _BESIDE_CONFIG)
-            if has_rendezvous:
-                raise ArgumentError("elastic_launch(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
-        # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
-        given = {name: value for name, value in self._run.given.items() if name != "backend"}
-        return make_spec("elastic_launch", settings, given)
+            too_few = str(error)
+        # Outside of the block, or pytest would show the error behind the skip too.
+        raise pytest.skip.Exception(too_few, _use_item_location=True)
 
     def _endpoint(self, spec: LaunchSpec, config: LaunchConfig | None) -> str:
         backend, endpoint = spec.rdzv_backend, ""

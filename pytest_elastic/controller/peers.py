@@ -123,6 +123,15 @@ class AgentState:
         self.ended = len(self.status) == 16 or not data
         return started, self.ended
 
+    def forget_process(self) -> set[int]:
+        """Forget the process that was held, which was not the agent; return its id."""
+        pids = set()
+        if self.handle is not None:
+            pids.add(self.handle.pid)
+            self.handle.close()
+        self.handle, self.exitcode, self.ended, self.killed = None, None, False, False
+        return pids
+
     def kill(self) -> None:
         """End the process now."""
         if not self.ended and self.handle is not None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_elastic import clock
 from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder
 from pytest_elastic.report.records import Work
-
-_DAY = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,8 +146,9 @@ class LaunchPlan:
             command=self.command,
             name=self.name,
             config=config,
-            grace=self.grace,
-            exit_barrier=self.timeout if self.timeout is not None else _DAY,
+            # A LaunchConfig may ask for a shorter time than ours, but not for torch's 30 s.
+            grace=min(self.grace, config.get("shutdown_timeout", self.grace)),
+            exit_barrier=min(self.timeout, clock.LONG) if self.timeout is not None else clock.LONG,
             agent_error=self.agent_error,
             store_port=store_port,
             store_fd=store_fd,

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
+import pickle
+import re
 import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from pytest_elastic import clock
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.entrypoint import EntryPoint
 from pytest_elastic.controller.environment import rank_environment
+from pytest_elastic.controller.launch_config import fields_of
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import ItemOrder
+from pytest_elastic.one_line import one_line
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-_DAY = 86_400
-_DYNAMIC = ("c10d", "etcd-v2")
+_DYNAMIC: Final = ("c10d", "etcd-v2")
+_OTHERWISE_GIVEN: Final = ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
+_HOST: Final = r"(?:\[[0-9a-fA-F:.%\w]+\]|[\w.-]+)"
+HOST_AND_PORT: Final = re.compile(_HOST + r":(?P<port>\d{1,5})")
+"""What ``rdzv_endpoint`` may be."""
+HOST_OR_BOTH: Final = re.compile(_HOST + r"(?::(?P<port>\d{1,5}))?")
+"""What a ``LaunchConfig`` may have: torch knows a default port."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,28 +82,34 @@ def make_plan(
         ArgumentError: Arguments contradict each other.
         TooFewDevicesError: This machine has fewer accelerators than the ranks need.
     """
-    if not isinstance(request.rdzv_configs, Mapping):
-        raise ArgumentError(f"elastic_launch(rdzv_configs=): got {request.rdzv_configs!r}, expected a dict")
-    if not isinstance(request.rdzv_endpoint, str):
-        raise ArgumentError(f'elastic_launch(rdzv_endpoint=): got {request.rdzv_endpoint!r}, expected "host:port"')
     __tracebackhide__ = True
+    if request.config is None:
+        given, backend, form = request.rdzv_configs, spec.rdzv_backend, HOST_AND_PORT
+    else:
+        given, backend, form = request.config.rdzv_configs, request.config.rdzv_backend, HOST_OR_BOTH
+    source = "elastic_launch" if request.config is None else "elastic_launch(config=): LaunchConfig"
+    check_rendezvous(source, backend, request.rdzv_endpoint, given, form=form)
     try:
         cwd = os.getcwd()
     except FileNotFoundError:
         raise ElasticError("the test's current directory no longer exists; ranks would start in it") from None
-    given = request.config
-    most = given.max_nodes if given is not None else spec.max_nodes
+    torchs = request.config
+    most = torchs.max_nodes if torchs is not None else spec.max_nodes
     placement = devices.place(
         spec,
         os.environ | dict(spec.env),
         nodes=most,
-        nproc=given.nproc_per_node if given is not None else None,
-        virtual=given is not None and given.virtual_local_rank,
+        nproc=torchs.nproc_per_node if torchs is not None else None,
+        virtual=torchs is not None and torchs.virtual_local_rank,
     )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
+    for name, value in config.items():
+        refuse_unsendable(f"elastic_launch(config=): {name}", value)
     agents = request.agents if request.agents is not None else most
     if type(agents) is not int or not 1 <= agents <= most:
-        raise ArgumentError(f"elastic_launch(agents=): got {agents!r}, expected an int from 1 to nnodes ({most})")
+        raise ArgumentError(
+            f"elastic_launch(agents=): got {one_line(agents)}, expected an int from 1 to nnodes ({most})"
+        )
     if request.inline and agents > 1:
         raise ArgumentError(f'elastic_launch(agent="inline"): runs one agent, but nnodes asks for {agents}')
     try:
@@ -165,7 +180,7 @@ def rendezvous_settings(spec: LaunchSpec, given: Mapping[str, Any], *, hosted: b
 
     The keep-alive settings are the shortest that do not split the world on a loaded machine.
     """
-    bound = math.ceil(spec.timeout) if spec.timeout is not None else _DAY
+    bound = math.ceil(min(spec.timeout, clock.LONG)) if spec.timeout is not None else math.ceil(clock.LONG)
     settings: dict[str, Any] = {"timeout": bound}
     if spec.rdzv_backend in _DYNAMIC:
         settings |= {
@@ -184,21 +199,8 @@ def rendezvous_settings(spec: LaunchSpec, given: Mapping[str, Any], *, hosted: b
 
 
 def _from_launch_config(config: LaunchConfig, spec: LaunchSpec, launch: str, endpoint: str) -> dict[str, Any]:
-    fields = (
-        "min_nodes",
-        "max_nodes",
-        "nproc_per_node",
-        "role",
-        "rdzv_backend",
-        "max_restarts",
-        "start_method",
-        "metrics_cfg",
-        "numa_options",
-        "duplicate_stdout_filters",
-        "duplicate_stderr_filters",
-        "virtual_local_rank",
-    )
-    settings = {name: getattr(config, name) for name in fields}
+    __tracebackhide__ = True
+    settings = fields_of(config)
     settings["run_id"] = config.run_id or launch
     settings["local_addr"] = config.local_addr or "127.0.0.1"
     # Its own endpoint, or the one that was made for it.
@@ -206,13 +208,48 @@ def _from_launch_config(config: LaunchConfig, spec: LaunchSpec, launch: str, end
     hosted = not endpoint
     same = replace(spec, rdzv_backend=config.rdzv_backend)
     settings["rdzv_configs"] = rendezvous_settings(same, {}, hosted=hosted) | config.rdzv_configs
-    _drop_empty_log_directory(config)
     return settings
 
 
-def _drop_empty_log_directory(config: LaunchConfig) -> None:
-    """Remove the directory that a ``LaunchConfig`` makes and that nothing is written to: logs are ours."""
-    directory = Path(config.logs_specs.root_log_dir) if config.logs_specs is not None else None
-    if directory is not None and directory.name.startswith("torchelastic_") and directory.is_dir():
-        with contextlib.suppress(OSError):  # something is in it: not ours to remove
-            directory.rmdir()
+def check_rendezvous(source: str, backend: str, endpoint: object, settings: object, *, form: re.Pattern[str]) -> None:
+    """Refuse an endpoint or settings that no rendezvous can use.
+
+    Raises:
+        ArgumentError: It says what is allowed.
+    """
+    __tracebackhide__ = True
+    if not isinstance(settings, Mapping):
+        raise ArgumentError(f"{source}(rdzv_configs=): got {one_line(settings)}, expected a dict")
+    if not isinstance(endpoint, str) or (endpoint and not _is_endpoint(endpoint, form)):
+        raise ArgumentError(f'{source}(rdzv_endpoint=): got {one_line(endpoint)}, expected "host:port"')
+    if endpoint and backend == "local":
+        raise ArgumentError(
+            f'{source}(rdzv_endpoint=): got {one_line(endpoint)}, but rdzv_backend "local" has no endpoint; leave it '
+            'out, or use "c10d", "static", "etcd" or "etcd-v2"'
+        )
+    for name, value in settings.items():
+        if not isinstance(name, str) or name in _OTHERWISE_GIVEN:
+            raise ArgumentError(
+                f"{source}(rdzv_configs=): got the key {one_line(name)}, expected a str, and none of "
+                f"{', '.join(_OTHERWISE_GIVEN)}, which are given otherwise"
+            )
+        refuse_unsendable(f"{source}(rdzv_configs=): the value of {name!r}", value)
+
+
+def refuse_unsendable(what: str, value: object) -> None:
+    """Refuse a value that agents cannot be sent.
+
+    Raises:
+        ArgumentError: It says why.
+    """
+    __tracebackhide__ = True
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
+        reason = f"{type(error).__name__}: {error}"
+        raise ArgumentError(f"{what} cannot be sent to the agents: {' '.join(reason.split())}") from None
+
+
+def _is_endpoint(endpoint: str, form: re.Pattern[str]) -> bool:
+    match = form.fullmatch(endpoint)
+    return match is not None and int(match["port"] or 0) < 2**16

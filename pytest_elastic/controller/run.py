@@ -7,7 +7,10 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +29,7 @@ from pytest_elastic.controller.server import (
     make_run_directory,
     remove_run_directory,
 )
+from pytest_elastic.controller.steady_thread import SteadyThread
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import SessionOrder
 from pytest_elastic.options import SETTINGS, Given
@@ -52,6 +56,9 @@ class ElasticRun:
         self._environ_at_start: dict[str, str] = {}
         self._files: tuple[str, ...] = ()
         self._numbers = itertools.count()
+        self._servers = threading.RLock()
+        self._starter = SteadyThread()
+        self._inline_turn = threading.Lock()
         self._unsafe: str | None = None
         self._devices = Devices()
         self.modules: dict[str, str] = {}
@@ -105,25 +112,30 @@ class ElasticRun:
             self._directory = make_run_directory()
             self._reaper = Reaper(self._directory)
             self._environ_at_start = dict(os.environ)
-        return PreloadedServer(
+        make = partial(
+            PreloadedServer,
             invocation_dir=self._config.invocation_params.dir,
             directory=self._directory,
             torch_only=torch_only,
         )
+        return self._starter.call(make)
 
     def _server_for(self, plan: LaunchPlan) -> PreloadedServer:
-        if self._server is None or not self._server.alive():
-            if self._server is not None:
-                self._server.stop()
-            self._server = self._start_server()
-        self._server.preload(self._preload_order())
-        if self._unsafe is None or not plan.needs_safe_server:
-            return self._server
-        if self._torch_only is None or not self._torch_only.alive():
-            if self._torch_only is not None:
-                self._torch_only.stop()
-            self._torch_only = self._start_server(torch_only=True)
-        return self._torch_only
+        """Return a server that takes requests, and that knows of one more launch; others may ask at the same time."""
+        with self._servers:
+            self._server = server = self._living(self._server)
+            server.preload(self._preload_order())
+            if self._unsafe is not None and plan.needs_safe_server:
+                self._torch_only = server = self._living(self._torch_only, torch_only=True)
+            server.enter()
+            return server
+
+    def _living(self, server: PreloadedServer | None, *, torch_only: bool = False) -> PreloadedServer:
+        if server is not None and server.alive():
+            return server
+        if server is not None:
+            server.retire()
+        return self._start_server(torch_only=torch_only)
 
     # --- launches ---
 
@@ -167,10 +179,11 @@ class ElasticRun:
     @property
     def directory(self) -> Path:
         """The run's private directory; the server is started with it."""
-        if self._directory is None:
-            self._server = self._start_server()
-        assert self._directory is not None
-        return self._directory
+        with self._servers:
+            if self._directory is None:
+                self._server = self._start_server()
+            assert self._directory is not None
+            return self._directory
 
     def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
@@ -186,8 +199,26 @@ class ElasticRun:
         return launch
 
     def _make_launch(self, plan: LaunchPlan, fixtures: Fixtures | None) -> Launch:
-        server = self._server_for(plan)
-        return Launch(plan, server, fixtures, write=terminal_writer(self._config), stream=self.streams)
+        __tracebackhide__ = True
+        with ExitStack() as over:
+            if plan.inline:
+                over.callback(self._take_turn(plan))
+            server = self._server_for(plan)
+            over.callback(server.leave)
+            launch = Launch(plan, server, fixtures, write=terminal_writer(self._config), stream=self.streams)
+            launch.over = over.pop_all().close
+        return launch
+
+    def _take_turn(self, plan: LaunchPlan) -> Callable[[], object]:
+        """Wait until no other inline agent runs: each changes this process. Return what ends the turn."""
+        __tracebackhide__ = True
+        timeout = -1 if plan.timeout is None else min(plan.timeout, threading.TIMEOUT_MAX)
+        if not self._inline_turn.acquire(timeout=timeout):
+            raise ElasticError(
+                f'elastic_launch(agent="inline"): another one has run for {plan.timeout:g} s; one inline agent runs at '
+                "a time, so give this one a longer timeout or launch it later"
+            )
+        return self._inline_turn.release
 
     @property
     def streams(self) -> bool:
@@ -202,6 +233,7 @@ class ElasticRun:
             if server is not None:
                 server.stop()
         self._server = self._torch_only = None
+        self._starter.end()
         if self._reaper is not None:
             self._reaper.dismiss()
             self._reaper = None

@@ -18,7 +18,7 @@ from typing import Final
 
 from pytest_elastic import kernel
 from pytest_elastic.forking import ServerAddress, Task, pack
-from pytest_elastic.messages import SessionOrder
+from pytest_elastic.messages import AgentHello, SessionOrder
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
@@ -58,7 +58,7 @@ def make_run_directory() -> Path:
 class PreloadedServer:
     """A process that has imported torch and collected the elastic tests, and forks agents and ranks.
 
-    It must be started from the main thread: the kernel ends it with the thread that started it.
+    It must be started from a thread that lives as long as it does: the kernel ends it with the thread that started it.
     It begins to import torch at once, and waits for :meth:`preload` before it collects.
 
     Attributes:
@@ -66,7 +66,7 @@ class PreloadedServer:
         directory: Private directory of the run.
         log: What the server and the agents wrote.
         known: Process ids of the server's children that somebody looks after.
-        launches: How many launches use the server now.
+        word: What an agent was last told of the server's fitness, or ``None``.
     """
 
     def __init__(self, *, invocation_dir: Path, directory: Path, torch_only: bool = False) -> None:
@@ -79,7 +79,10 @@ class PreloadedServer:
         self._told = False
         self._lost = False
         self.known: set[int] = set()
-        self.launches = 0
+        self.word: AgentHello | None = None
+        self._launches = 0
+        self._retired = False
+        self._stopped = False
         self._tracker_file = directory / f"server-{self._number}.tracker"
         self._process = self._start()
         if torch_only:
@@ -152,6 +155,32 @@ class PreloadedServer:
         """Tell whether the server still takes requests."""
         return not self._lost and self._process.poll() is None
 
+    def enter(self) -> None:
+        """Take note of a launch that uses this server."""
+        with self._lock:
+            self._launches += 1
+
+    def leave(self) -> None:
+        """Take note that a launch no longer does; stop a server that has been replaced if it was the last one."""
+        with self._lock:
+            self._launches -= 1
+            last = self._retired and self._launches == 0
+        if last:
+            self.stop()
+
+    def retire(self) -> None:
+        """Stop this server, which is lost, once no launch is in the middle of finding that out."""
+        with self._lock:
+            self._retired = True
+            last = self._launches == 0
+        if last:
+            self.stop()
+
+    @property
+    def serves_one(self) -> bool:
+        """Tell whether a single launch uses the server now."""
+        return self._launches == 1
+
     def lose(self) -> None:
         """Give the server up: it no longer does what it is asked to. Another takes its place at the next launch."""
         self._lost = True
@@ -188,6 +217,9 @@ class PreloadedServer:
     def stop(self) -> None:
         """End the server and everything that descends from it."""
         with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
             if not self._told:
                 self._told = True
                 os.close(self._order_w)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from pytest_elastic import kernel
+from pytest_elastic import clock, kernel
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.worker.stacks import FILE_NAME, STACK_SIGNAL
 
@@ -25,7 +24,7 @@ class StackRequest:
     """
 
     def __init__(self, ranks: Collection[RankState], directory: Path) -> None:
-        self._ends = time.monotonic() + _PATIENCE
+        self._ends = clock.monotonic() + _PATIENCE
         self._files: dict[Path, RankState] = {}
         self._sizes: list[int] | None = None
         for rank in ranks:
@@ -41,4 +40,4 @@ class StackRequest:
         """Tell whether every rank that lives has written, and none more since the last look; or time is up."""
         sizes = [file.stat().st_size if file.exists() else 0 for file, rank in self._files.items() if rank.alive()]
         before, self._sizes = self._sizes, sizes
-        return time.monotonic() >= self._ends or (all(sizes) and sizes == before)
+        return clock.monotonic() >= self._ends or (all(sizes) and sizes == before)

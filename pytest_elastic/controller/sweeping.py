@@ -6,12 +6,10 @@ The server adopts every descendant that loses its own parent, so one look at its
 from __future__ import annotations
 
 import os
-import select
 import signal
-import time
 from collections.abc import Collection, Mapping
 
-from pytest_elastic import kernel
+from pytest_elastic import clock, kernel
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.server import PreloadedServer
 
@@ -48,15 +46,15 @@ def sweep(server: PreloadedServer, own: Mapping[int, RankState | AgentState]) ->
 
 def wait_until_reaped(server: PreloadedServer, pids: Collection[int]) -> None:
     """Wait until the server, their parent, has taken note of the end of processes that have ended; a second at most."""
-    deadline = time.monotonic() + _REAPING
-    while server.alive() and kernel.children(server.pid) & set(pids) and time.monotonic() < deadline:
-        select.select([], [], [], 0.001)
+    deadline = clock.monotonic() + _REAPING
+    while server.alive() and kernel.children(server.pid) & set(pids) and clock.monotonic() < deadline:
+        kernel.pause(0.001)
 
 
 def _is_ours(pid: int, server: PreloadedServer, own: Mapping[int, RankState | AgentState]) -> bool:
     # Ranks and agents lead sessions of their own. A process that left its rank's is ours if no other launch could
     # have started it.
-    return session_of(pid) in own or server.launches == 1
+    return session_of(pid) in own or server.serves_one
 
 
 def _end(pid: int, owner: RankState | AgentState | None) -> list[str]:

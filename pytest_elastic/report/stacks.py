@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+_PACKAGES: Final = ("pytest_elastic", "_pytest", "pluggy", "torch")
 _INTERNAL: Final = re.compile(
-    r"""^<(string|frozen\ )
-    | [/\\](pytest_elastic|_pytest|pluggy|torch)[/\\]
-    | [/\\]lib[/\\]python3\.\d+[/\\](?!site-packages)   # the standard library
+    rf"""^<(string|frozen\ )
+    | [/\\](site|dist)-packages[/\\]({"|".join(_PACKAGES)})[/\\]
+    | [/\\]lib[/\\]python3\.\d+[/\\](?!(site|dist)-packages)   # the standard library
     """,
     re.VERBOSE,
 )
@@ -49,7 +52,25 @@ def _down_to_the_work(block: list[str]) -> list[str]:
 
 def _is_users(line: str) -> bool:
     frame = _FRAME.match(line)
-    return frame is not None and not _INTERNAL.search(frame["file"])
+    return frame is not None and not is_internal(frame["file"])
+
+
+def is_internal(file: str) -> bool:
+    """Tell whether a frame's file is none of the user's: of Python, torch, pytest or this package.
+
+    A user's own directory may be called ``torch``, so only the packages' real places count.
+    """
+    return _INTERNAL.search(file) is not None or file.startswith(_package_directories())
+
+
+def _package_directories() -> tuple[str, ...]:
+    """Return where the packages are, for those that are not in ``site-packages``: a checkout of torch, say."""
+    places = [Path(__file__).parents[1]]
+    for name in _PACKAGES:
+        module = sys.modules.get(name)
+        if module is not None and module.__file__ is not None:
+            places.append(Path(module.__file__).parent)
+    return tuple(f"{place}{os.sep}" for place in places)
 
 
 def where(stack: str) -> str:
@@ -70,7 +91,7 @@ def place(frames: Sequence[tuple[str, str | int, str]]) -> str:
     """
     if not frames:
         return ""
-    outer = next((i for i, (file, _, _) in enumerate(frames) if not _INTERNAL.search(file)), 0)
+    outer = next((i for i, (file, _, _) in enumerate(frames) if not is_internal(file)), 0)
     file, line, function = frames[outer]
     # Frames of torch's around the call say nothing that the called function's name does not.
     called = next((name for _, _, name in reversed(frames[:outer]) if name not in ("wrapper", "inner")), function)

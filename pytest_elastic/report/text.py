@@ -95,9 +95,16 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, server_words: str) -> s
         lines = [f"agent {agent.node} ended{code} before it could say how"]
     else:
         kind = type(outcome.exception).__name__
-        lines = [f"agent {agent.node} failed: {kind}: {outcome.exception}", "", outcome.traceback.rstrip()]
+        lines = [f"agent {agent.node} failed: {kind}: {_text_of(outcome.exception)}", "", outcome.traceback.rstrip()]
     lines += tail_of(f"log of agent {agent.node}", agent.log, skip=outcome.traceback)
     return "\n".join([*lines, *tail_of("log of the preloaded server", server_words)])
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as nested:  # noqa: BLE001 (a user's __str__ may raise anything)
+        return f"<its __str__ raised {type(nested).__name__}>"
 
 
 def tail_of(title: str, text: str, *, skip: str = "") -> list[str]:

@@ -84,6 +84,7 @@ class PortReservations:
             self._leave_to_parent()
         with self._threads:
             ports: list[int] = []
+            before, left = set(self._held), list(self._left)
             try:
                 while len(ports) < n:
                     if not self._left:
@@ -92,7 +93,9 @@ class PortReservations:
                     if is_free(port):
                         ports.append(port)
             except PortError:
-                self._left = ports + self._left  # nobody has seen them
+                # Nobody has seen them: what others could use is given back at once, not when the session ends.
+                self._left = left
+                self._give_back(set(self._held) - before, wanted=n)
                 raise
             return ports
 
@@ -127,6 +130,14 @@ class PortReservations:
             while self._held:
                 drop(self._held.popitem()[1])
             self._left = []
+
+    def _give_back(self, blocks: set[range], *, wanted: int) -> None:
+        """Unlock blocks of which no port was handed out, and take back this run's claim to them."""
+        with self._guarded(wanted=wanted):
+            for block in blocks:
+                drop(self._held.pop(block))
+                if self._claim_dir is not None:
+                    (self._claim_dir / str(block.start)).unlink(missing_ok=True)
 
     def _leave_to_parent(self) -> None:
         """Start anew in a forked child, whose copy of the list would hand out its parent's ports again."""

@@ -31,11 +31,11 @@ def main() -> None:
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        import time
-
+        from pytest_elastic import clock
         from pytest_elastic.worker.failure import describe
 
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=1))
+        error.filename = command[0]  # exec does not say what it looked for
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=1))
         sys.exit(127)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_elastic import compat
+from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, RankOrder
@@ -48,7 +47,7 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
         config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         compat.stop_capture(config)
     except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=0))
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=0))
         return 1
     stop.obey()
     return 1 if runner.failed else 0

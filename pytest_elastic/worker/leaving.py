@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import threading
-import time
 from multiprocessing import util
+from typing import NoReturn
+
+from pytest_elastic import clock
 
 
 class Exit:
@@ -24,6 +27,7 @@ class Exit:
         self.code = 1
         self.told = False
         self._grace = grace
+        self._owner = os.getpid()
         # Called before multiprocessing waits for its children and threading for its threads.
         util.Finalize(None, self._leave, exitpriority=10_000)
 
@@ -38,17 +42,27 @@ class Exit:
             *(f"process {child.pid} ({child.name})" for child in children),
         )
 
-    def _leave(self) -> None:
-        deadline = time.monotonic() + self._grace
+    def settle(self) -> tuple[str, ...]:
+        """Give threads and children the grace time to end by themselves, and name those that have not."""
+        if os.getpid() != self._owner:
+            return ()  # A fork has no thread but its own, and its parent's children are not its children.
+        deadline = clock.monotonic() + self._grace
         for thread in _foreign_threads():
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - clock.monotonic()))
         for child in multiprocessing.active_children():
             if not child.daemon:
-                child.join(max(0.0, deadline - time.monotonic()))
-        if not self.leftovers():
-            return
+                child.join(max(0.0, deadline - clock.monotonic()))
+        return self.leftovers()
+
+    def _leave(self) -> None:
+        if self.settle():
+            self.now()
+
+    def now(self) -> NoReturn:
+        """End this process with what is left in it."""
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(Exception):  # whatever the work has put or left there
+                stream.flush()
         os._exit(self.code)
 
 
@@ -58,3 +72,10 @@ def _foreign_threads() -> list[threading.Thread]:
         for thread in threading.enumerate()
         if thread is not threading.main_thread() and not thread.daemon and thread is not threading.current_thread()
     ]
+
+
+def exitcode_of(error: SystemExit) -> int:
+    """Return the exit code that the system sees of ``sys.exit``: its lowest eight bits."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1

@@ -6,11 +6,10 @@ import contextlib
 import os
 import pickle
 import sys
-import time
 import traceback
 from typing import NoReturn
 
-from pytest_elastic import kernel
+from pytest_elastic import clock, kernel
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankFinished, RankOrder
@@ -20,7 +19,7 @@ from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
-from pytest_elastic.worker.leaving import Exit
+from pytest_elastic.worker.leaving import Exit, exitcode_of
 from pytest_elastic.worker.rendezvous import prepare_rendezvous
 from pytest_elastic.worker.stacks import write_stacks_to
 from pytest_elastic.worker.surroundings import (
@@ -35,8 +34,10 @@ def main() -> None:
     """Run the work of this rank, telling the controller of each step."""
     me = take_identity()
     forked = server_state.state is not None
-    # torch's own wrapper has asked for SIGINT instead, some microseconds ago.
-    kernel.die_with_parent(server_state.state.pid if server_state.state is not None else me.agent)
+    # torch's own wrapper has asked for SIGINT instead, some microseconds ago. Only a rank that the server forked has
+    # another parent than its agent (a LaunchConfig may ask for "fork").
+    server = server_state.state
+    kernel.die_with_parent(me.agent if server is None or os.getppid() == me.agent else server.pid)
     order: RankOrder = pickle.loads(me.order.read_bytes())
     server_state.own_tracker()
     apply_environment(order, me)
@@ -53,7 +54,7 @@ def main() -> None:
             os._exit(1)
         if not exit.told:
             # An error of this package's own, or of what prepares torch: it is told like any other.
-            outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=0))
+            outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=0))
         raise
     if os.getpid() != pid:
         os._exit(0)  # A child that the work forked and that came back here: only its parent is the rank.
@@ -78,7 +79,7 @@ def _work(
     select_device(order, TorchAccelerators())
     prepare_rendezvous()
     apply_seed(order.seed)
-    started_ns = time.monotonic_ns()
+    started_ns = clock.monotonic_ns()
     if order.item is not None:
         from pytest_elastic.worker.item import run_item
 
@@ -93,7 +94,7 @@ def _work(
     outbox.send(
         RankFinished(
             id=me.id,
-            time_ns=time.monotonic_ns(),
+            time_ns=clock.monotonic_ns(),
             started_ns=started_ns,
             value=value,
             leftovers=exit.leftovers(),
@@ -125,17 +126,17 @@ def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) ->
             return call(order)
     except SystemExit as error:
         exit.told = True
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="exited", skip=3, exitcode=code))
+        code = exitcode_of(error)
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="exited", skip=3, exitcode=code))
         exit.code = code
         _leave_as_exited(error, code)
     except UnsendableValueError as error:
         exit.told = True
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="result", skip=3))
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="result", skip=3))
         raise
     except BaseException as error:
         exit.told = True
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=3))
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=3))
         if isinstance(error, Exception):
             raise
         # torch takes a KeyboardInterrupt for a success: it would wait for this rank's value for ever.

@@ -13,12 +13,13 @@ from __future__ import annotations
 import importlib
 import os
 import select
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import parse_qs, urlparse
+
+from pytest_elastic import clock
 
 _INTERVAL: Final = 0.001
 _LISTEN: Final = "0A"
@@ -64,9 +65,9 @@ def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator
 
 def wait_for_port(port: int, timeout: float) -> bool:
     """Wait until a process of this machine listens on a TCP port; return whether one does."""
-    deadline = time.monotonic() + timeout
+    deadline = clock.monotonic() + timeout
     while not is_listening(port):
-        if time.monotonic() >= deadline:
+        if clock.monotonic() >= deadline:
             return False
         select.select([], [], [], _INTERVAL)
     return True

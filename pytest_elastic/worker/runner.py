@@ -6,7 +6,6 @@ import ctypes
 import os
 import pickle
 import sys
-import time
 import unittest
 import warnings
 from collections.abc import Generator, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import compat
+from pytest_elastic import clock, compat
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarned
 from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
@@ -105,7 +104,7 @@ class ItemRunner:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell of a failure before its report, which takes a while to make."""
         caught = self._take(call)
-        self._caught_ns = time.monotonic_ns()
+        self._caught_ns = clock.monotonic_ns()
         # A mark that the test applied to itself: the report is going to say that this was expected.
         expected = isinstance(caught, _EXPECTED) or item.get_closest_marker("xfail") is not None
         if caught is not None and not self._stopped and not expected:
@@ -132,7 +131,7 @@ class ItemRunner:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Ship a report."""
         caught, self._caught = self._caught, None
-        time_ns = self._caught_ns if caught is not None else time.monotonic_ns()
+        time_ns = self._caught_ns if caught is not None else clock.monotonic_ns()
         if report.failed:
             self.failed = True
         data, dropped = _pickled_report(report)

@@ -14,15 +14,14 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 def main() -> None:
     """Report, wait for leave, run the script, and tell how it ended."""
     import pickle
-    import runpy
-    import time
     import traceback
 
-    from pytest_elastic import kernel
+    from pytest_elastic import clock, kernel
     from pytest_elastic.messages import RankFinished, RankOrder
     from pytest_elastic.worker.failure import describe
     from pytest_elastic.worker.identity import take_identity
     from pytest_elastic.worker.joining import join
+    from pytest_elastic.worker.leaving import Exit, exitcode_of
     from pytest_elastic.worker.prime import prepare_torch_when_imported
     from pytest_elastic.worker.stacks import write_stacks_to
     from pytest_elastic.worker.surroundings import apply_environment
@@ -39,20 +38,48 @@ def main() -> None:
     sys.path.remove(_ROOT)
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     sys.path += [path for path in order.sys_path if path not in sys.path]
-    started_ns = time.monotonic_ns()
+    exit = Exit(order.grace)  # noqa: A001 (what it is)
+    started_ns = clock.monotonic_ns()
     try:
-        runpy.run_path(script, run_name="__main__")
+        _run(script)
+        exit.code = 0
     except SystemExit as error:
-        if error.code not in (None, 0):
-            code = error.code if isinstance(error.code, int) else 1
-            outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="exited", skip=4, exitcode=code))
-            raise
+        exit.code = exitcode_of(error)
+        if exit.code != 0:
+            ended_ns = clock.monotonic_ns()
+            outbox.send(describe(me.id, error, time_ns=ended_ns, how="exited", skip=2, exitcode=exit.code))
+            if not isinstance(error.code, int):
+                print(error.code, file=sys.stderr)
     except BaseException as error:  # noqa: BLE001 (told to the controller, whatever it is)
-        # runpy has two frames and importlib one between this one and the script's.
-        outbox.send(describe(me.id, error, time_ns=time.monotonic_ns(), how="raised", skip=4))
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=2))
         traceback.print_exc()
-        sys.exit(1)
-    outbox.send(RankFinished(id=me.id, time_ns=time.monotonic_ns(), started_ns=started_ns, value=None, leftovers=()))
+        exit.code = 1
+    ended_ns = clock.monotonic_ns()
+    # Python itself would wait without limit, before it calls anybody.
+    left = exit.settle()
+    if exit.code == 0:
+        outbox.send(RankFinished(id=me.id, time_ns=ended_ns, started_ns=started_ns, value=None, leftovers=left))
+    if left:
+        exit.now()
+    sys.exit(exit.code)
+
+
+def _run(script: str) -> None:
+    """Run a script as the main module, which finds in itself what ``python script.py`` puts there."""
+    import builtins
+    import io
+    from importlib.machinery import SourceFileLoader
+    from types import ModuleType
+
+    path = os.path.abspath(script)
+    module = ModuleType("__main__")
+    vars(module).update(
+        __file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path), __builtins__=builtins
+    )
+    sys.modules["__main__"] = module
+    with io.open_code(path) as file:
+        source = file.read()
+    exec(compile(source, path, "exec", dont_inherit=True), vars(module))
 
 
 if __name__ == "__main__":

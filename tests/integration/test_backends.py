@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
+import multiprocessing
 import os
 import signal
 import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.agent.server import api as agent_api
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.events import handlers as event_handlers
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.launcher.api import LaunchConfig
 
-from pytest_elastic import AgentFailedError, ElasticError, EtcdServer, LaunchResult, WorkerFailedError
+from pytest_elastic import (
+    AgentFailedError,
+    ElasticError,
+    ElasticTimeoutError,
+    EtcdServer,
+    LaunchResult,
+    WorkerFailedError,
+)
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.launcher import ElasticLaunch
@@ -304,6 +318,204 @@ def test_the_failure_of_a_worker_of_an_inline_agent_is_the_workers(elastic_launc
     assert final_states(caught.value.result) == ["SUCCEEDED"]
 
 
+class Stuck:
+    """A patched agent that gets stuck, and can be woken up again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        self.woken = threading.Event()
+        self.seen: list[BaseException | None] = []
+        self.thread: threading.Thread | None = None
+        original = getattr(LocalElasticAgent, method)
+
+        def wait(agent: LocalElasticAgent, *args: Any) -> Any:
+            self.thread = threading.current_thread()
+            self.woken.wait(120)
+            try:
+                return original(agent, *args)
+            except BaseException as error:
+                self.seen.append(error)
+                raise
+
+        monkeypatch.setattr(LocalElasticAgent, method, wait)
+
+
+def changed_by_inline_agents() -> dict[str, Any]:
+    spawn: Any = importlib.import_module("torch.multiprocessing.spawn")
+    noisy = [
+        logging.getLogger(f"torch.{name}")
+        for name in ("distributed.elastic.multiprocessing.api", "multiprocessing.spawn")
+    ]
+    return {
+        "temporary directory": tempfile.gettempdir(),
+        "files of torch": spawn.tempfile,
+        "hostname": agent_api._get_fq_hostname,
+        "excepthook": threading.excepthook,
+        "levels": [logger.level for logger in noisy],
+        "filters": [list(logger.filters) for logger in noisy],
+        "start methods": sorted(multiprocessing.context._concrete_contexts),  # type: ignore[attr-defined]
+        "environment": sorted(os.environ.items()),
+        "handlers of events": {name for name in event_handlers._log_handlers if "elastic" not in name},
+    }
+
+
+@pytest.mark.parametrize("method", ["_invoke_run", "_rendezvous", "_start_workers", "_monitor_workers"])
+def test_an_inline_agent_that_is_stuck_is_given_up_at_the_deadline(
+    elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its thread cannot be killed: when it wakes up, it changes nothing and starts nothing."""
+    elastic_launch(own_rank, nproc=2, agent="inline", timeout=DEADLINE)
+    before = changed_by_inline_agents()
+    with monkeypatch.context() as patch:
+        stuck = Stuck(patch, method)
+        begin = time.monotonic()
+        with pytest.raises(ElasticTimeoutError) as caught:
+            elastic_launch(own_rank, nproc=2, agent="inline", timeout=1)
+        assert time.monotonic() - begin < 1 + 2 + 1  # time-out, grace, and a second for a busy machine
+    assert caught.value.result.agents[0].state == "KILLED"
+    # What keeps the log records of that thread back is the one thing that goes only with it.
+    assert changed_by_inline_agents() | {"filters": before["filters"]} == before
+    # Another one runs meanwhile, and the first wakes up in the middle of it.
+    original = LocalElasticAgent._start_workers
+
+    def start_workers(agent: LocalElasticAgent, worker_group: Any) -> Any:
+        stuck.woken.set()
+        assert stuck.thread is not None
+        stuck.thread.join(DEADLINE)
+        return original(agent, worker_group)
+
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", start_workers)
+    assert elastic_launch(own_rank, nproc=2, agent="inline", timeout=DEADLINE) == {0: 0, 1: 1}
+    assert stuck.thread is not None
+    assert not stuck.thread.is_alive()
+    assert len(stuck.seen) == (method != "_monitor_workers")
+    assert changed_by_inline_agents() == before
+    assert caplog.records == []
+
+
+def test_an_inline_agent_that_restarts_for_ever_is_ended_at_the_deadline(elastic_launch: ElasticLaunch) -> None:
+    begin = time.monotonic()
+    with pytest.raises(ElasticError):
+        elastic_launch(fails_at_every_attempt, nproc=2, max_restarts=10_000, agent="inline", timeout=2)
+    assert time.monotonic() - begin < 2 + 2 + 1
+    assert elastic_launch(own_rank, nproc=2, agent="inline", timeout=DEADLINE) == {0: 0, 1: 1}
+
+
+def test_an_inline_agent_that_ends_before_it_can_speak_is_told(
+    elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elastic_launch(own_rank, nproc=1, agent="inline", timeout=DEADLINE)
+    inline = importlib.import_module("pytest_elastic.agent.inline")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no channel today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inline, "Outbox", fail)
+        with pytest.raises(AgentFailedError, match="agent 0 ended before it could say how") as caught:
+            elastic_launch(own_rank, nproc=1, agent="inline", timeout=DEADLINE)
+    assert "no channel today" in str(caught.value)
+    assert elastic_launch(own_rank, nproc=1, agent="inline", timeout=DEADLINE) == {0: 0}
+
+
+def test_inline_launches_of_several_threads_take_turns(
+    elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elastic_launch(own_rank, nproc=1, agent="inline", timeout=DEADLINE)
+    before = changed_by_inline_agents()
+    running: list[int] = []
+    most = []
+    original = LocalElasticAgent._invoke_run
+
+    def invoke_run(agent: LocalElasticAgent, role: str) -> Any:
+        running.append(1)
+        most.append(len(running))
+        try:
+            return original(agent, role)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(LocalElasticAgent, "_invoke_run", invoke_run)
+    with ThreadPoolExecutor(4) as pool:
+        launches = [
+            pool.submit(elastic_launch, own_rank, nproc=1 + number % 2, agent="inline", timeout=DEADLINE)
+            for number in range(4)
+        ]
+    assert [len(launch.result()) for launch in launches] == [1, 2, 1, 2]
+    assert most == [1, 1, 1, 1]
+    assert changed_by_inline_agents() == before
+
+
+def test_an_inline_launch_does_not_wait_for_its_turn_for_ever(
+    elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck(monkeypatch, "_start_workers")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(elastic_launch, own_rank, nproc=1, agent="inline", timeout=DEADLINE)
+        while stuck.thread is None and not first.done():
+            time.sleep(0.01)
+        with pytest.raises(ElasticError, match=r"another one has run for 0\.2 s; one inline agent runs at a time"):
+            elastic_launch(own_rank, nproc=1, agent="inline", timeout=0.2)
+        stuck.woken.set()
+        assert first.result() == {0: 0}
+
+
+@pytest.mark.parametrize("rdzv_configs", [{"timeout": "soon"}, {"timeout": -1}], ids=repr)
+def test_an_inline_agent_without_a_rendezvous_keeps_no_descriptor(
+    elastic_launch: ElasticLaunch, rdzv_configs: dict[str, Any]
+) -> None:
+    def fail() -> int:
+        with pytest.raises(AgentFailedError):
+            elastic_launch(own_rank, nproc=1, agent="inline", rdzv_configs=rdzv_configs, timeout=DEADLINE)
+        return len(os.listdir("/proc/self/fd"))
+
+    fail()
+    numbers = [fail() for _ in range(4)]
+    assert numbers[-1] <= numbers[0]
+
+
+def test_an_inline_agent_asks_whether_the_server_is_fit(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_unsafe="""
+        import threading
+
+        LIVES = threading.Thread(target=threading.Event().wait, daemon=True)
+        LIVES.start()
+
+        def thread_is_there():
+            return LIVES.is_alive()
+
+        def test_inline(elastic_launch):
+            # A fresh interpreter has imported this module: in a fork of the one that collected it no thread lives.
+            assert elastic_launch(thread_is_there, nproc=1, agent="inline", timeout=60) == {0: True}
+        """,
+        test_broken="""
+        import os
+        import pytest
+        from pytest_elastic import ElasticError, role
+
+        @pytest.fixture(scope="session")
+        def tried(elastic_launch):
+            pass
+
+        @pytest.mark.parametrize("again", [0, 1])
+        def test_inline(elastic_launch, again):
+            with pytest.raises(ElasticError, match="the preloaded server could not start: .*only once"):
+                elastic_launch(os.getpid, nproc=1, agent="inline", timeout=60)
+        """,
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "test_unsafe.py")
+    result.assert_outcomes(passed=1)
+    pytester.makeconftest(
+        """
+        import os
+        if os.environ.get("PYTEST_ELASTIC_RUN"):
+            raise SystemExit("only once")
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "test_broken.py")
+    result.assert_outcomes(passed=2)
+
+
 def test_signal_handlers_are_the_tests_own_after_an_inline_agent(elastic_launch: ElasticLaunch) -> None:
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     environ = dict(os.environ)
@@ -460,3 +672,45 @@ def test_a_default_backend_is_for_marked_tests_and_leaves_launched_functions_alo
         """
     )
     pytester.runpytest_subprocess("--elastic-backend=gloo").assert_outcomes(passed=3)
+
+
+def launch_config(**fields: Any) -> LaunchConfig:
+    usual: dict[str, Any] = {
+        "min_nodes": 1,
+        "max_nodes": 1,
+        "nproc_per_node": 2,
+        "rdzv_backend": "c10d",
+        "max_restarts": 0,
+    }
+    return LaunchConfig(**(usual | fields))
+
+
+def parent_and_rank() -> tuple[int, int]:
+    return os.getppid(), own_rank()
+
+
+@pytest.mark.parametrize("agent", ["process", "inline"])
+def test_a_config_may_have_the_agent_fork_its_ranks(elastic_launch: ElasticLaunch, agent: Any) -> None:
+    result = elastic_launch(parent_and_rank, config=launch_config(start_method="fork"), agent=agent, timeout=DEADLINE)
+    assert [rank for _, rank in result.values()] == [0, 1]
+    assert len({parent for parent, _ in result.values()}) == 1
+    assert (result[0][0] == os.getpid()) == (agent == "inline")
+
+
+def test_a_config_names_the_signals_that_an_agent_handles(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
+    """torch's agent takes its handlers from this; SIGUSR1 is none of the usual ones, and would kill it."""
+
+    def signal_the_agent() -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the agent passes on what it gets
+        (tmp_path / str(own_rank())).touch()
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        if own_rank() == 0:
+            os.kill(os.getppid(), signal.SIGUSR1)
+        time.sleep(DEADLINE)
+
+    config = launch_config(start_method="spawn", signals_to_handle="SIGUSR1")
+    with pytest.raises(AgentFailedError) as caught:
+        elastic_launch(signal_the_agent, config=config, timeout=DEADLINE)
+    assert isinstance(caught.value.agent.exception, SignalException)
+    assert caught.value.agent.exception.sigval is signal.SIGUSR1

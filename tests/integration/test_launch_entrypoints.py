@@ -143,7 +143,7 @@ def test_what_is_no_entry_point_is_refused(elastic_launch: ElasticLaunch, entry:
 
 
 def test_an_argument_that_cannot_be_sent_is_refused(elastic_launch: ElasticLaunch) -> None:
-    with pytest.raises(ElasticError, match=r"plus_rank or one of its arguments cannot be sent .*lock"):
+    with pytest.raises(ElasticError, match=r"argument 1 \(lock\) cannot be sent .*lock"):
         elastic_launch(plus_rank, threading.Lock(), nproc=2, timeout=DEADLINE)
 
 
@@ -173,6 +173,26 @@ def test_a_script_by_a_relative_name(
     monkeypatch.chdir(tmp_path)
     result = elastic_launch("here.py", nproc=1, timeout=DEADLINE)
     assert words(result.stdout) == {0: ["here.py", str(tmp_path), str(tmp_path)]}
+
+
+def test_a_relative_script_knows_where_it_lies(
+    elastic_launch: ElasticLaunch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just as under ``python script.py``, to the last name."""
+    shown = (
+        "import os, sys\n"
+        "os.chdir('/')\n"
+        "print(__file__, sys.argv[0], __name__, __spec__, __package__, __cached__, __doc__)\n"
+        "print(type(__loader__).__name__, __loader__.name, __loader__.path == __file__)\n"
+        "print(*sorted({*globals()} - {'__annotations__'}), sys.modules['__main__'].__dict__ is globals())\n"
+        "def f(x: int): pass\n"
+        "print(f.__annotations__)  # text if a __future__ import of the plugin's reached it\n"
+    )
+    python(tmp_path, shown, "here.py")
+    monkeypatch.chdir(tmp_path)
+    plain = subprocess.run([sys.executable, "here.py"], capture_output=True, text=True, check=True)
+    assert elastic_launch("here.py", nproc=1, timeout=DEADLINE).stdout[0] == plain.stdout
+    assert plain.stdout.startswith(f"{tmp_path}/here.py here.py __main__")
 
 
 def test_what_a_script_leaves_with(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
@@ -248,6 +268,22 @@ def test_a_command_that_is_missing(elastic_launch: ElasticLaunch) -> None:
         elastic_launch("no-such-command-anywhere", nproc=1, timeout=DEADLINE)
     assert isinstance(caught.value.first.exception, FileNotFoundError)
     assert caught.value.first.exitcode == 127
+
+
+def test_a_command_that_cannot_be_run_is_named_in_the_first_line(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
+    text = tmp_path / "run"
+    text.write_text("echo hi\n")
+    text.chmod(0o755)
+    for command, error in (
+        ("no-such-command-anywhere", "FileNotFoundError"),
+        (tmp_path, "PermissionError"),
+        (text, "OSError: [Errno 8] Exec format error"),
+    ):
+        with pytest.raises(WorkerFailedError) as caught:
+            elastic_launch(command, nproc=1, timeout=DEADLINE)
+        first = str(caught.value).splitlines()[0]
+        assert first.startswith(f"[rank 0] {error}")
+        assert first.endswith(f": {str(command)!r}")
 
 
 def test_a_script_that_is_missing(
@@ -598,3 +634,23 @@ def test_a_value_that_cannot_be_read_here_is_told(elastic_launch: ElasticLaunch)
 
     with pytest.raises(ElasticError, match=r"rank 0.*no number"):
         elastic_launch(Unreadable, nproc=1, timeout=DEADLINE)
+
+
+def test_a_cached_function(elastic_launch: ElasticLaunch) -> None:
+    result = elastic_launch(functools.lru_cache(plus_rank), 5, nproc=2, timeout=DEADLINE)
+    assert result == {0: 5, 1: 6}
+    assert result.name == "plus_rank"
+
+
+@pytest.mark.parametrize(("given", "seen"), [(256, 0), (257, 1), (-1, 255), (True, 1)], ids=repr)
+def test_an_exit_code_is_told_as_the_system_sees_it(
+    elastic_launch: ElasticLaunch, tmp_path: Path, given: int, seen: int
+) -> None:
+    result = elastic_launch(sys.exit, given, nproc=1, check=False, timeout=DEADLINE)
+    assert result.first is not None
+    assert result.first.message == f"exited with code {seen} before the function ended"
+    assert result.exitcodes == {0: seen}
+    script = python(tmp_path, f"import sys; sys.exit({given!r})")
+    result = elastic_launch(script, nproc=1, check=False, timeout=DEADLINE)
+    assert result.exitcodes == {0: seen}
+    assert (result.first is None) == (seen == 0)

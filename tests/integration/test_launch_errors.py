@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig
 
 from pytest_elastic import (
     AgentFailedError,
@@ -382,11 +385,116 @@ def test_a_wrong_number_of_agents(elastic_launch: ElasticLaunch, agents: Any) ->
         ({"kwargs": {5: 5}}, "elastic_launch(kwargs=): got {5: 5}, expected"),
         ({"rdzv_configs": 5}, "elastic_launch(rdzv_configs=): got 5, expected"),
         ({"rdzv_endpoint": 5}, "elastic_launch(rdzv_endpoint=): got 5, expected"),
+        (
+            {"rdzv_endpoint": "garbage", "rdzv_backend": "c10d"},
+            "elastic_launch(rdzv_endpoint=): got 'garbage', expected",
+        ),
+        ({"rdzv_endpoint": "127.0.0.1:1"}, 'rdzv_backend "local" has no endpoint'),
+        ({"rdzv_configs": {"f": lambda: 1}}, "elastic_launch(rdzv_configs=): the value of 'f' cannot be sent"),
+        ({"rdzv_configs": {"backend": "x"}}, "elastic_launch(rdzv_configs=): got the key 'backend', expected a str"),
+        (
+            {"nproc": torch.zeros(3, 3)},
+            "elastic_launch(nproc=): got tensor([[0., 0., 0.], [0., 0., 0.], [0., 0., 0.]])",
+        ),
     ],
     ids=repr,
 )
 def test_wrong_arguments_of_the_call(elastic_launch: ElasticLaunch, settings: dict[str, Any], words: str) -> None:
     assert words in refused(elastic_launch, **settings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "words"),
+    [
+        ({"nproc_per_node": 0}, {}, "elastic_launch(config=): nproc_per_node is 0, expected an int >= 1"),
+        ({"max_restarts": -1}, {}, "elastic_launch(config=): max_restarts is -1, expected an int >= 0"),
+        ({"metrics_cfg": {"f": lambda: 1}}, {}, "elastic_launch(config=): metrics_cfg cannot be sent to the agents"),
+        ({"rdzv_configs": {"f": lambda: 1}}, {}, "LaunchConfig(rdzv_configs=): the value of 'f' cannot be sent"),
+        ({"rdzv_endpoint": "no such/host"}, {}, "LaunchConfig(rdzv_endpoint=): got 'no such/host', expected"),
+        ({}, {"nproc": 2}, "elastic_launch(config=) has no argument 'nproc'"),
+    ],
+    ids=repr,
+)
+def test_a_refused_config_leaves_no_directory(
+    elastic_launch: ElasticLaunch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    settings: dict[str, Any],
+    words: str,
+) -> None:
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(directory))
+        usual: dict[str, Any] = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 1, "rdzv_backend": "c10d"}
+        config = LaunchConfig(**(usual | fields))
+        assert list(directory.iterdir())
+        assert words in refused(elastic_launch, config=config, **settings)
+    assert not list(directory.iterdir())
+
+
+def test_a_missing_script_in_a_directory_that_is_gone(
+    elastic_launch: ElasticLaunch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ElasticError, match=r"no file 'nowhere\.py' \(working directory no longer exists\)"):
+        elastic_launch("nowhere.py", nproc=1, timeout=DEADLINE)
+
+
+def test_the_error_of_an_agent_that_cannot_be_printed_is_told(elastic_launch: ElasticLaunch) -> None:
+    class UnprintableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even this")
+
+    with pytest.raises(AgentFailedError, match="agent 0 failed: UnprintableError: <its __str__ raised RuntimeError>"):
+        elastic_launch(own_rank, nproc=1, agent_error=UnprintableError(), timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("backend", ["local", "c10d"])
+@pytest.mark.parametrize("timeout", [10**7, 1e300], ids=repr)
+def test_a_deadline_may_be_as_far_away_as_anybody_likes(
+    elastic_launch: ElasticLaunch, backend: str, timeout: float
+) -> None:
+    assert elastic_launch(own_rank, nproc=1, nnodes=2, rdzv_backend=backend, timeout=timeout) == {0: 0, 1: 1}
+
+
+def test_a_deadline_comes_where_the_clock_of_the_test_stands_still(
+    elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch, ready: None
+) -> None:
+    with monkeypatch.context() as patch:
+        for name in ("monotonic", "monotonic_ns", "time", "time_ns", "perf_counter"):
+            now = getattr(time, name)()
+            patch.setattr(time, name, functools.partial(max, now, now))
+        with pytest.raises(ElasticTimeoutError, match="in forever"):
+            elastic_launch(forever, nproc=2, timeout=1)
+        result = elastic_launch(fail_on_rank_one, nproc=2, check=False, timeout=DEADLINE)
+    assert result.first is not None
+    assert 0 < result.first.time < DEADLINE
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there are accelerators")
+def test_a_launch_without_the_accelerators_that_it_needs_is_a_skip(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_it(elastic_launch):
+            elastic_launch(print, nproc="gpu", timeout=30)
+        """
+    )
+    result = pytester.runpytest_inprocess("-rs", "-p", "no:cacheprovider")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(['SKIPPED * test_a_launch*.py:1: nproc="gpu": this machine has no cuda devices'])
+    result = pytester.runpytest_inprocess("--elastic-strict", "-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*nproc="gpu": this machine has no cuda devices'])
+
+
+def test_an_empty_option_is_refused(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--elastic-nproc=")
+    assert_refused(result, "--elastic-nproc", SETTINGS["nproc"], "")
 
 
 def test_launches_go_on_after_refused_ones(elastic_launch: ElasticLaunch) -> None:

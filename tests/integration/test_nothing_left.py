@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from pytest_elastic import WorkerFailedError
+from pytest_elastic import ElasticError, WorkerFailedError
 from pytest_elastic.controller.launcher import ElasticLaunch
 from pytest_elastic.warning import ElasticWarning
 
@@ -157,3 +158,76 @@ def test_a_rank_that_ignores_sigterm_is_killed_within_the_grace_time(elastic_lau
     result = elastic_launch(ignore_sigterm, nproc=2, timeout=60, check=False)
     assert [(failure.rank, failure.collateral) for failure in result.failures] == [(0, False), (1, True)]
     assert result.exitcodes[1] == -signal.SIGKILL or result.exitcodes[1] == -signal.SIGTERM
+
+
+def test_a_thread_that_a_script_forgets_is_ended_and_named(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
+    script = tmp_path / "forgets.py"
+    script.write_text(
+        "import os, sys, threading\n"
+        "if sys.argv[1] == '0' or os.environ['RANK'] == '1':\n"
+        "    threading.Thread(target=threading.Event().wait, name='forgotten').start()\n"
+        "print('done')\n"
+        "sys.exit(int(sys.argv[1]) * int(os.environ['RANK']))\n"
+    )
+    begin = time.monotonic()
+    with pytest.warns(ElasticWarning, match=r"rank [01] left thread 'forgotten' behind; it was ended"):
+        result = elastic_launch(script, 0, nproc=2, timeout=60)
+    assert result.stdout == {0: "done\n", 1: "done\n"}
+    assert result.exitcodes == {0: 0, 1: 0}
+    with pytest.raises(WorkerFailedError, match=r"^\[rank 1\] exited with code 3\n"):
+        elastic_launch(script, 3, nproc=2, timeout=60)
+    assert time.monotonic() - begin < 30
+
+
+def test_a_thread_of_a_script_that_ends_in_time_is_waited_for(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import atexit, threading, time\n"
+        "def work():\n"
+        "    time.sleep(0.3)\n"
+        "    print('worked')\n"
+        "atexit.register(print, 'left')\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    result = elastic_launch(script, nproc=1, timeout=60)
+    assert result.stdout[0] == "worked\nleft\n"
+    assert result.leftovers == ()
+
+
+def server_pid() -> int:
+    return os.getppid()
+
+
+def kill_server() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
+def test_a_server_that_a_thread_has_started_outlives_it(elastic_launch: ElasticLaunch) -> None:
+    """The kernel ends it with the thread that forked it; so that is another one."""
+    with pytest.raises(ElasticError):
+        elastic_launch(kill_server, nproc=1, timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        [pid] = pool.submit(elastic_launch, server_pid, nproc=1, timeout=60).result().values()
+    assert elastic_launch(server_pid, nproc=2, timeout=60) == {0: pid, 1: pid}
+
+
+def test_several_threads_launch_while_the_server_dies_and_is_replaced(elastic_launch: ElasticLaunch) -> None:
+    """Each launch ends, with its values or with the news that its server died; one server is there in the end."""
+
+    def launch(number: int) -> str:
+        try:
+            return str(len(elastic_launch(kill_server if number == 1 else server_pid, nproc=2, timeout=60)))
+        except ElasticError as error:
+            return str(error).partition("\n")[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(launch, range(8)))
+    assert all(end == "2" or end.startswith("the preloaded server died while") for end in ends), ends
+    assert ends[1] != "2"
+    with ThreadPoolExecutor(4) as pool:
+        pids = {
+            pid
+            for result in pool.map(lambda _: elastic_launch(server_pid, nproc=1, timeout=60), range(4))
+            for pid in result.values()
+        }
+    assert len(pids) == 1

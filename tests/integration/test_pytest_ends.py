@@ -194,3 +194,37 @@ def test_ctrl_c_in_a_plain_test_after_a_launch_ends_pytest(tmp_path: Path) -> No
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 2, output
     assert "KeyboardInterrupt" in output
+
+
+def test_ctrl_c_ends_pytest_while_an_inline_agent_is_stuck(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import os, pathlib, threading\n"
+        "from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent\n"
+        "def stuck(self, role):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'here').touch()\n"
+        "    threading.Event().wait()\n"
+        "def test_launch(elastic_launch, monkeypatch):\n"
+        "    monkeypatch.setattr(LocalElasticAgent, '_invoke_run', stuck)\n"
+        "    try:\n"
+        "        elastic_launch(os.getpid, nproc=2, agent='inline', timeout=None)\n"
+        "    finally:\n"
+        f"        pathlib.Path({str(tmp_path)!r}, 'over').touch()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=take_sigint,
+    )
+    try:
+        assert wait_until((tmp_path / "here").exists, 60)
+        os.killpg(process.pid, signal.SIGINT)
+        # What must be quick is the end of the launch; an interpreter with torch in it takes its time to leave.
+        assert wait_until((tmp_path / "over").exists, 2.0)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 2, output
+    assert "KeyboardInterrupt" in output

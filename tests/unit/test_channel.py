@@ -3,13 +3,15 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from multiprocessing.connection import Connection
+import threading
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_elastic.channel import FrameDecoder, Peer
+from pytest_elastic.channel import FrameDecoder, Outbox, Peer
 
 
 def frames_of(payloads: list[bytes]) -> bytes:
@@ -95,3 +97,44 @@ def test_what_a_controller_sends_a_connection_reads() -> None:
     assert pickle.loads(connection.recv_bytes()) == {"go": 1}
     connection.close()
     peer.close()
+
+
+def test_a_closed_outbox_says_nothing_and_calls_nobody(tmp_path: Path) -> None:
+    key, address = b"key", str(tmp_path / "socket")
+    with Listener(address, authkey=key) as listener:
+        answers: list[Connection] = []
+        thread = threading.Thread(target=lambda: answers.append(listener.accept()))
+        thread.start()
+        outbox = Outbox(address, key)
+        thread.join(10)
+        outbox.close()
+        with pytest.raises(OSError, match="nobody listens"):
+            outbox.send("late")
+        with pytest.raises(EOFError):
+            answers[0].recv()
+        answers[0].close()
+
+
+def test_closing_an_outbox_ends_a_send_that_is_under_way(tmp_path: Path) -> None:
+    key, address = b"key", str(tmp_path / "socket")
+    with Listener(address, authkey=key) as listener:
+        answers: list[Connection] = []
+        thread = threading.Thread(target=lambda: answers.append(listener.accept()))
+        thread.start()
+        outbox = Outbox(address, key)
+        thread.join(10)
+        ended: list[bool] = []
+
+        def send() -> None:
+            try:
+                outbox.send(b"x" * 50_000_000)  # nobody reads it
+            except OSError:
+                ended.append(True)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert answers[0].poll(10)  # it has begun
+        outbox.close()
+        sender.join(10)
+        assert ended == [True]
+        answers[0].close()

@@ -111,3 +111,13 @@ def test_option_names() -> None:
         "--elastic-show-output",
         "--elastic-log-dir",
     }
+
+
+@pytest.mark.parametrize(
+    "setting", [s for s in SETTINGS.values() if s.option and not s.flag], ids=lambda s: str(s.name)
+)
+def test_an_empty_option_is_refused_and_an_empty_ini_key_is_none(setting: Setting) -> None:
+    assert read(ini={setting.ini: ""}) == {}
+    with pytest.raises(pytest.UsageError) as error:
+        read(options={setting.ini: ""})
+    assert str(error.value) == f"{setting.flag_name}: got '', expected {setting.allowed}"

@@ -243,3 +243,14 @@ def test_no_lock_directory_fails_the_test_that_asks(pytester: pytest.Pytester, m
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["E *PortError: cannot reserve ports: no file lock in *; set TMPDIR to *"])
+
+
+@pytest.mark.parametrize("claims", [None, "run"])
+def test_what_was_too_much_keeps_nothing_from_others(make: MakePorts, claims: str | None) -> None:
+    greedy = make(claims=claims, ranges=FEW)
+    kept = greedy.reserve(1)
+    with pytest.raises(PortError):
+        greedy.reserve(2 * BLOCK)
+    got = make(claims=claims, ranges=FEW).reserve(BLOCK)  # the other block
+    assert not set(got).intersection(kept)
+    assert len(set(kept + greedy.reserve(BLOCK - 1))) == BLOCK  # its own it still has

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pytest_elastic.report import stacks
 from pytest_elastic.report.stacks import fold, shown, where
 
 BARRIER = """\
@@ -60,3 +63,21 @@ def test_a_users_function_called_main_stays() -> None:
 )
 def test_ranks_are_folded(ranks: list[int], text: str) -> None:
     assert fold(ranks) == text
+
+
+@pytest.mark.parametrize("name", ["torch", "pluggy", "_pytest", "pytest_elastic"])
+def test_a_users_directory_with_the_name_of_a_package_is_the_users(name: str) -> None:
+    stack = f"""Current thread 0x1:
+  File "/venv/lib/python3.12/site-packages/{name}/deep/inside.py", line 7 in call
+  File "/home/me/{name}/train.py", line 3 in step
+"""
+    assert where(stack) == "call at train.py:3"
+    assert "train.py" in shown(stack)
+
+
+def test_this_package_is_none_of_the_users_wherever_it_lies() -> None:
+    stack = f"""Current thread 0x1:
+  File "{Path(stacks.__file__).parents[1] / "worker" / "rank.py"}", line 7 in main
+  File "/p/test_x.py", line 3 in test_y
+"""
+    assert where(stack) == "main at test_x.py:3"
