@@ -30,7 +30,7 @@ class StackRequest:
         self._sizes: list[int] | None = None
         for rank in ranks:
             if rank.handle is not None and rank.alive():
-                self._files[directory / rank.id.world / str(rank.id.rank) / FILE_NAME] = rank
+                self._files[_file_of(rank, directory)] = rank
                 rank.was_stopped = kernel.is_stopped(rank.handle.pid)
                 rank.handle.send(STACK_SIGNAL)
                 if rank.was_stopped:
@@ -41,3 +41,13 @@ class StackRequest:
         sizes = [file.stat().st_size if file.exists() else 0 for file, rank in self._files.items() if rank.alive()]
         before, self._sizes = self._sizes, sizes
         return time.monotonic() >= self._ends or (all(sizes) and sizes == before)
+
+
+def wrote_stacks(rank: RankState, directory: Path) -> bool:
+    """Tell whether a rank has written stacks so far, for whatever reason."""
+    file = _file_of(rank, directory)
+    return file.exists() and file.stat().st_size > 0
+
+
+def _file_of(rank: RankState, directory: Path) -> Path:
+    return directory / rank.id.world / str(rank.id.rank) / FILE_NAME

@@ -83,9 +83,11 @@ def _doing(finished: bool, stopped: bool, stack: str) -> str:
 
 
 def nodes_text(record: LaunchRecord) -> str:
-    """Say which agents were there."""
+    """Say which agents were there, and which were not."""
     came = [agent.node for agent in record.agents if agent.said_hello]
-    return f"{len(came)} agent{'' if len(came) == 1 else 's'} came (node {', '.join(map(str, came))})"
+    missing = [node for node in range(record.nodes) if node not in came]
+    text = f"{len(came)} agent{'' if len(came) == 1 else 's'} came (node {', '.join(map(str, came))})"
+    return f"{text}, {len(missing)} did not (node {', '.join(map(str, missing))})" if missing else text
 
 
 def agent_text(agent: AgentRecord, outcome: AgentResult, server_words: str) -> str:
