@@ -26,12 +26,14 @@ __all__ = [
     "ReprTraceback",
     "capture_nothing",
     "configure",
+    "has_fixture_of_users",
     "prepare_config",
     "runtestprotocol",
     "set_basetemp",
     "show_live_log_by",
     "silence_terminal",
     "stop_capture",
+    "write_lines",
 ]
 
 
@@ -68,14 +70,33 @@ def set_basetemp(config: pytest.Config, basetemp: Path) -> None:
     factory._basetemp = None
 
 
+def has_fixture_of_users(item: pytest.Item, name: str) -> bool:
+    """Tell whether a name that a test asks for is a fixture of its authors (or of another plugin of theirs).
+
+    It is not where the test is parametrized with the name directly: pytest makes a fixture of its own of that.
+    """
+    info: Any = getattr(item, "_fixtureinfo", None)
+    fixtures = info.name2fixturedefs.get(name) if info is not None else None
+    if not fixtures:
+        return False
+    home = str(fixtures[-1].func.__module__).partition(".")[0]
+    return home not in ("_pytest", "pytest_elastic")
+
+
 def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None:
     """Have pytest's live log (``log_cli``) call ``show`` with each formatted record."""
     plugin: Any = config.pluginmanager.getplugin("logging-plugin")
     if plugin is not None:
         live = _LiveLog(show)
         live.setFormatter(plugin.log_cli_handler.formatter)
-        live.setLevel(plugin.log_cli_level or 0)
+        level = plugin.log_cli_level
         plugin.log_cli_handler = live
+        # pytest does this around the loop over all tests, which a rank has not.
+        root = logging.getLogger()
+        root.addHandler(live)
+        if level is not None:
+            live.setLevel(level)
+            root.setLevel(min(root.level, level))
 
 
 class _LiveLog(logging.Handler):
@@ -102,8 +123,14 @@ class _Nowhere(io.TextIOBase):
         return len(text)
 
 
-def silence_terminal(config: pytest.Config) -> None:
+def write_lines(reporter: Any, text: str) -> None:
+    """Write whole lines to the terminal, beginning at a fresh one, also behind the letter of an outcome."""
+    if reporter._tw.width_of_current_line:
+        reporter.write("\n")
+    reporter.currentfspath = None  # the next outcome begins a line of its own, with the name of the file
+    reporter.write(text, flush=True)
+
+
+def silence_terminal(reporter: Any) -> None:
     """Keep the terminal reporter, which other plugins need, and have it write nowhere."""
-    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None:
-        reporter._tw._file = _Nowhere()
+    reporter._tw._file = _Nowhere()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_elastic.controller.holding import RUN, run_of
+from pytest_elastic.parametrizing import closest_first, merge_marks
 from pytest_elastic.roles import GIVEN, role
 
 if TYPE_CHECKING:
@@ -24,16 +26,12 @@ ELASTIC: Final[pytest.StashKey[ElasticItem]] = pytest.StashKey()
 def arguments_of(item: pytest.Item) -> dict[str, Any] | None:
     """Return the merged arguments of a test's marks, or ``None`` if the test is none of ours.
 
-    The closest mark wins, argument by argument. Positional arguments are under the key ``"*"``.
+    The closest mark wins, argument by argument. Positional arguments are under a key of their own.
     """
-    marks = list(item.iter_markers("elastic"))
+    marks = closest_first(item)
     if not marks:
         return None
-    arguments: dict[str, Any] = {}
-    for mark in reversed(marks):
-        if mark.args:
-            arguments["*"] = mark.args
-        arguments.update(mark.kwargs)
+    arguments = merge_marks(marks)
     if not arguments and "nproc" not in item.config.stash[GIVEN]:
         return None
     return arguments
@@ -107,14 +105,34 @@ def on_ranks(item: pytest.Item) -> Iterator[None]:
         return
     from pytest_elastic.controller.item import ElasticItem
 
-    elastic = item.stash[ELASTIC] = ElasticItem(item, arguments)
-    replaced = {"setup": elastic.setup, "runtest": elastic.runtest, "teardown": elastic.teardown}
+    def setup() -> None:
+        # pytest-rerunfailures comes here once more for each attempt, which has ranks of its own.
+        close_launch(item)
+        run_of(item.config).warn_once(item)
+        item.stash[ELASTIC] = ElasticItem(item, arguments)
+        item.stash[ELASTIC].setup()
+
+    def runtest() -> None:
+        item.stash[ELASTIC].runtest()
+
+    def teardown() -> None:
+        if ELASTIC in item.stash:
+            item.stash[ELASTIC].teardown()
+
+    replaced = {"setup": setup, "runtest": runtest, "teardown": teardown}
     vars(item).update(replaced)
     try:
         yield
     finally:
         for name in replaced:
             vars(item).pop(name, None)
+        close_launch(item)
+
+
+def close_launch(item: pytest.Item) -> None:
+    """End what is left of the launch behind a test."""
+    elastic = item.stash.get(ELASTIC, None)
+    if elastic is not None:
         elastic.close()
         del item.stash[ELASTIC]
 
@@ -124,7 +142,12 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
     elastic = item.stash.get(ELASTIC, None)
     if elastic is not None:
         elastic.complete(report)
-    if report.failed and any(name.startswith("etcd_server") for name in getattr(item, "fixturenames", ())):
+    # Imported only where it was used: a session without etcd or launches does not pay for them.
+    if report.failed and "pytest_elastic.controller.launcher" in sys.modules:
+        from pytest_elastic.controller.launcher import add_output
+
+        add_output(item, report)
+    if report.failed and "pytest_elastic.services.etcd" in sys.modules:
         from pytest_elastic.services.etcd import add_etcd_section
 
         add_etcd_section(item, report)

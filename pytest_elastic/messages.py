@@ -80,6 +80,21 @@ class AgentOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceOrder:
+    """The devices of a launch's ranks.
+
+    Attributes:
+        kind: Type of device.
+        variable: Environment variable that hides the devices of other nodes, or an empty text if there is one node.
+        visible: Its value for each rank.
+    """
+
+    kind: str = "cpu"
+    variable: str = ""
+    visible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankOrder:
     """Everything a rank needs; one file that all ranks of a launch read.
 
@@ -91,6 +106,7 @@ class RankOrder:
         grace: Seconds that threads and children left behind get.
         seed: Seed of the random generators, or ``None`` to leave them alone.
         backend: Process group that is initialised before the work begins, or ``None``.
+        devices: Devices of the ranks.
         function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
         item: Test to run, or ``None``.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
@@ -103,6 +119,7 @@ class RankOrder:
     grace: float
     seed: int | None = None
     backend: str | None = None
+    devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = None
     item: ItemOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)
@@ -136,18 +153,29 @@ class SessionOrder:
     Attributes:
         args: Command-line arguments of the controller.
         invocation_dir: Directory from which pytest was started.
-        options: The controller's resolved ``config.option``, as far as it pickles.
+        options: The controller's resolved ``config.option``, each pickled for itself, as far as it can be: classes of
+            a conftest are known only once that is imported.
         workerinput: ``config.workerinput`` of the copy.
-        files: Files with tests that run on ranks.
+        files: Files to collect, those with tests that run on ranks; ``None`` for all that the arguments name.
         sys_path: ``sys.path`` of the controller.
+        argv: Its ``sys.argv``.
+        environ: Environment variables that pytest read when the controller started; ``None`` for an unset one.
+        plugins: Names of the plugins that were given to ``pytest.main``.
+        blocked: Names of plugins that the copy does without.
+        markers: The controller's lines of the ini key ``markers``, with those that plugins added.
     """
 
     args: tuple[str, ...]
     invocation_dir: str
-    options: dict[str, Any]
+    options: dict[str, bytes]
     workerinput: dict[str, Any]
-    files: tuple[str, ...]
+    files: tuple[str, ...] | None
     sys_path: list[str]
+    argv: list[str]
+    environ: dict[str, str | None]
+    plugins: tuple[str, ...]
+    blocked: tuple[str, ...]
+    markers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +285,17 @@ class AgentFinished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankHello:
-    """First message of a rank; it runs nothing before it hears :class:`Go`."""
+    """First message of a rank; it runs nothing before it hears :class:`Go`.
+
+    Attributes:
+        id: Which rank.
+        pid: Its process id.
+        writes_stacks: It writes its stacks when it is asked to; a command would die of the signal.
+    """
 
     id: RankId
     pid: int
+    writes_stacks: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,7 +369,7 @@ class RankReport:
     id: RankId
     time_ns: int
     when: str
-    outcome: str
+    outcome: Literal["passed", "failed", "skipped"]
     written: tuple[int, int]
     report: bytes
     exception: bytes | None

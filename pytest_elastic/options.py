@@ -70,7 +70,12 @@ def _one_of(*words: str) -> Check:
 
 
 def _nproc(value: object) -> bool:
-    return _integer(1)(value) or (isinstance(value, str) and value in ("auto", "cpu", "gpu", "xpu"))
+    return _integer(1)(value) or _word(value)
+
+
+def _word(value: object) -> bool:
+    # torch alone knows the name of its private backend, and it is not asked before a test needs it.
+    return isinstance(value, str) and re.fullmatch(r"[a-z_][a-z0-9_]*", value) is not None
 
 
 def _nnodes(value: object) -> bool:
@@ -134,7 +139,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting(
             name="nproc",
             default=2,
-            allowed='an int >= 1, "auto", "cpu", "gpu" or "xpu"',
+            allowed='an int >= 1, "auto", "cpu", "gpu", "xpu" or the name of torch\'s private backend',
             check=_nproc,
             parse=_number_or_word,
             help="ranks a node (torchrun's --nproc-per-node)",
@@ -161,10 +166,10 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting(
             name="device",
             default="cpu",
-            allowed='"cpu" (accelerators are not supported yet)',
-            check=_one_of("cpu"),
+            allowed='"cpu", "cuda" or another type of accelerator (without an index), or "auto"',
+            check=_word,
             parse=str,
-            help="device of the ranks; cpu is the only one so far",
+            help="device of the ranks: cpu, cuda, another accelerator of torch, or auto",
             metavar="NAME",
         ),
         Setting(
@@ -272,11 +277,19 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ),
     )
 }
+BLOCK_PLUGINS: Final = "elastic_block_plugins"
+"""Ini key with the names of plugins that are loaded in the controller only."""
 LAUNCH_ARGUMENTS: Final = tuple(name for name, setting in SETTINGS.items() if setting.launch)
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option and ini key to pytest."""
+    parser.addini(
+        BLOCK_PLUGINS,
+        "plugins that are not loaded in the server and in ranks, only in the pytest process itself",
+        type="args",
+        default=[],
+    )
     group = parser.getgroup("elastic", "tests on many ranks (pytest-elastic)")
     for setting in SETTINGS.values():
         parser.addini(setting.ini, f"{setting.help} (default: {setting.default!r})", type="string", default=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import detection
+from pytest_elastic import detection, parametrizing
 from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
     _elastic_ports,
     elastic_launch,
@@ -23,6 +23,7 @@ from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in th
     world_size,
 )
 from pytest_elastic.options import add_options, read_options
+from pytest_elastic.rank_fixtures import device, node_rank, process_group  # noqa: F401
 from pytest_elastic.roles import GIVEN
 
 MARKER = (
@@ -51,6 +52,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
     """Start the server as early as a file shows that it is going to be needed."""
     detection.look_ahead(module_path, parent.config)
+
+
+@pytest.hookimpl(trylast=True)  # last in the id of the test
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each entry of a list in the mark."""
+    parametrizing.parametrize_lists(metafunc)
 
 
 @pytest.hookimpl(trylast=True)

@@ -101,6 +101,10 @@ class Output(Mapping[int, str]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def file(self, rank: int) -> Path:
+        """Return the file that has a rank's text."""
+        return self._files[rank]
+
     def __repr__(self) -> str:
         return f"<output of ranks {sorted(self._files)}>"
 

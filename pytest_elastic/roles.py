@@ -9,12 +9,14 @@ import pytest
 if TYPE_CHECKING:
     from pytest_elastic.messages import RankId
     from pytest_elastic.options import Given
+    from pytest_elastic.worker.group import DefaultGroup
 
 Role = Literal["controller", "server", "rank"]
 
 ROLE: pytest.StashKey[Role] = pytest.StashKey()
 GIVEN: pytest.StashKey[dict[str, Given]] = pytest.StashKey()
 RANK: pytest.StashKey[RankId] = pytest.StashKey()
+GROUP: pytest.StashKey[DefaultGroup] = pytest.StashKey()
 
 
 def role(config: pytest.Config) -> Role:

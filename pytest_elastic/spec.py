@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +61,8 @@ def check_names(source: str, names: Sequence[str], allowed: Sequence[str] = LAUN
     __tracebackhide__ = True
     for name in names:
         if name not in allowed:
+            import difflib
+
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ArgumentError(f"{source} has no argument {name!r}{hint}; allowed are {', '.join(allowed)}")

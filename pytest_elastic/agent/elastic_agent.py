@@ -96,7 +96,9 @@ class ObservedAgent(LocalElasticAgent):
         begin = time.monotonic()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state is not WorkerState.HEALTHY:
-            self._note_exits(stopping_since=begin)
+            # The exit that made torch stop the others was nobody's doing but its own, also where it was seen only now.
+            first = min(result.failures.values(), key=lambda failure: failure.timestamp, default=None)
+            self._note_exits(stopping_since=begin, unasked=None if first is None else first.local_rank)
         return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> None:  # noqa: ARG002
@@ -149,11 +151,12 @@ class ObservedAgent(LocalElasticAgent):
             rank for rank, queue in context._ret_vals.items() if rank in context._return_values or not queue.empty()
         }
 
-    def _note_exits(self, *, stopping_since: float | None) -> None:
+    def _note_exits(self, *, stopping_since: float | None, unasked: int | None = None) -> None:
         """Tell of workers that have ended.
 
         Args:
             stopping_since: When this agent began to stop its workers, by ``time.monotonic()``; ``None`` if it has not.
+            unasked: Local rank of a worker that had ended before that.
         """
         now = time.monotonic_ns()
         # torch sends SIGTERM at once and SIGKILL after the grace time: one that comes earlier is not the agent's.
@@ -166,8 +169,8 @@ class ObservedAgent(LocalElasticAgent):
                         id=self._logs.ranks[local_rank],
                         exitcode=exitcode,
                         time_ns=now,
-                        stopped=stopping_since is not None,
-                        forced=forced,
+                        stopped=stopping_since is not None and local_rank != unasked,
+                        forced=forced and local_rank != unasked,
                     )
                 )
 

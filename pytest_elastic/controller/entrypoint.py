@@ -23,11 +23,13 @@ class EntryPoint:
         name: Its name, by torchrun's rule.
         function: Cloudpickled function, arguments and keyword arguments, or ``None``.
         command: Command line, or ``None``.
+        script: The command runs a ``.py`` file.
     """
 
     name: str
     function: bytes | None = None
     command: tuple[str, ...] | None = None
+    script: bool = False
 
 
 def name_of(entrypoint: object, args: Sequence[object]) -> str:
@@ -75,7 +77,7 @@ def make_entry_point(
         command = (sys.executable, "-u", str(_WORKER / "script.py"), path, *words)
     else:
         command = (sys.executable, "-S", str(_WORKER / "command.py"), path, *words)
-    return EntryPoint(name=name_of(path, words), command=command)
+    return EntryPoint(name=name_of(path, words), command=command, script=path.endswith(".py"))
 
 
 def _pickled(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

@@ -20,13 +20,17 @@ def rank_environment(extra: Mapping[str, str], *, run: str, launch: str, nproc: 
 
     torchrun's own variables of an outer launch (``PET_*``) are dropped. As torchrun does, several ranks on a node get
     one OpenMP thread each unless the user says otherwise. gloo is told to use the loopback interface: it would look up
-    the name of this host otherwise, which takes 10 s where DNS does not answer.
+    the name of this host otherwise, which takes 10 s where DNS does not answer. No rank leaves the making of a group
+    before all are connected.
     """
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
     environ.update(extra)
     loopback = loopback_interface()
     if loopback is not None:
         environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    # torch's own variable for a barrier over the store at the end of init_process_group: without it a rank that is done
+    # at once destroys its group, and so closes its connections, while another is still making its own.
+    environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     if nproc > 1:
         environ.setdefault("OMP_NUM_THREADS", "1")
     if command:

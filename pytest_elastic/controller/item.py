@@ -16,9 +16,10 @@ from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import ItemOrder
+from pytest_elastic.parametrizing import spec_of
 from pytest_elastic.report import merge
+from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.judgement import (
-    OWN,
     PHASES,
     Culprit,
     Judgement,
@@ -33,7 +34,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
-from pytest_elastic.spec import ArgumentError, make_spec
+from pytest_elastic.spec import ArgumentError
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class ElasticItem:
         self._launch: Launch | None = None
         self._record: LaunchRecord | None = None
         self._judgement: Judgement | None = None
+        self._warning: ElasticWarning | None = None
         self._interrupted = False
         self._told: dict[When, Culprit | str] = {}
 
@@ -78,7 +80,7 @@ class ElasticItem:
         if skip:
             raise pytest.skip.Exception(refused, _use_item_location=True)
         if refused:
-            pytest.fail(refused, pytrace=False)
+            _refuse(refused)
         self._reach("setup")
 
     def runtest(self) -> None:
@@ -103,11 +105,7 @@ class ElasticItem:
 
     def _start(self) -> None:
         item = self._item
-        arguments = dict(self._arguments)
-        positional = arguments.pop("*", ())
-        if positional:
-            raise ArgumentError(f"marker elastic takes keywords only, got {', '.join(map(repr, positional))}")
-        spec = make_spec("marker elastic", arguments, self._run.given)
+        spec = spec_of(item, self._arguments, self._run.given)
         if spec.rdzv_backend in ("etcd", "etcd-v2"):
             raise ArgumentError(
                 f'marker elastic(rdzv_backend="{spec.rdzv_backend}") is not supported yet; use elastic_launch, or '
@@ -145,6 +143,8 @@ class ElasticItem:
             raise
         if self._judgement is not None:
             self._raise_for(self._judgement, when)
+        if self._warning is not None and when == "teardown":
+            raise self._warning
 
     def _goes_on(self, launch: Launch, when: When) -> bool:
         """Wait for the end of a phase on all ranks; return whether all of them go on to the next."""
@@ -164,11 +164,15 @@ class ElasticItem:
         __tracebackhide__ = True
         record = self._record = launch.wait()
         self._judgement = judge_test(record, broken=launch.broken)
-        ranks = record.last_world()
-        self._item.user_properties += merge_properties(ranks)
+        self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
-        for what in record.leftovers:
-            self._item.warn(ElasticWarning(f"{what}; it was ended"))
+        try:
+            self._warn(record)
+        except ElasticWarning as error:
+            self._warning = error  # warnings are errors here: told when there is nothing else to tell
+
+    def _warn(self, record: LaunchRecord) -> None:
+        ranks = record.last_world()
         dropped: dict[str, set[int]] = {}
         session = self._item.session
         for report in (report for rank in ranks for report in rank.reports):
@@ -176,8 +180,10 @@ class ElasticItem:
                 dropped.setdefault(what, set()).add(report.id.rank)
             session.shouldstop = session.shouldstop or report.should_stop
             session.shouldfail = session.shouldfail or report.should_fail
-        for what, numbers in dropped.items():
-            self._item.warn(ElasticWarning(f"{what} of {fold(numbers)} cannot be sent and was dropped"))
+        messages = [f"{what}; it was ended" for what in record.leftovers]
+        messages += [f"{what} of {fold(who)} cannot be sent and was dropped" for what, who in dropped.items()]
+        for message in messages:
+            self._item.warn(ElasticWarning(message))
 
     # --- what is raised in the controller ---
 
@@ -224,7 +230,7 @@ class ElasticItem:
                 if report.when == "teardown" and report.outcome == "failed" and not report.stopped:
                     time_ns = report.time_ns
                     self._raise_culprit(
-                        Culprit(rank=rank, when="teardown", report=report, time_ns=time_ns, order=culprit.order),
+                        Culprit(rank=rank, when="teardown", report=report, time_ns=time_ns, blame=culprit.blame),
                         "teardown",
                     )
 
@@ -272,8 +278,13 @@ class ElasticItem:
         if show == "all" or culprit is None or report.passed:
             return [rank.id.rank for rank in ranks]
         # Those that only lost a peer, or were ended, have nothing to say of the cause.
-        least = max(culprit.order, OWN)
-        return [failure.rank.id.rank for failure in find_failures(ranks) if failure.order <= least]
+        least = max(culprit.blame, Blame.OWN)
+        return [failure.rank.id.rank for failure in find_failures(ranks) if failure.blame <= least]
+
+
+def _refuse(message: str) -> NoReturn:
+    # The one frame that is not hidden: pytest adds a line to a failure that has none.
+    pytest.fail(message, pytrace=False)
 
 
 def _all_done(ranks: Sequence[RankState], when: When) -> bool:

@@ -321,7 +321,7 @@ class Launch:
             rank.exited = message
             if rank.peer is not None:
                 self._hear(rank.peer)  # what it said before it ended counts first
-            if message.exitcode != 0 or (rank.finished is None and self.plan.command is None):
+            if message.exitcode != 0 or (rank.finished is None and self.plan.work != "command"):
                 self._rank_failed(message)
         elif isinstance(message, RoundStarted):
             for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
@@ -369,6 +369,7 @@ class Launch:
         rank = self.roster.rank(hello.id)
         rank.hello_ns = time.monotonic_ns()
         rank.peer = peer
+        rank.writes_stacks = hello.writes_stacks
         self._hold(rank, hello.pid)
         if self._killing_since is not None or self.roster.agents[hello.id.node].ended:
             rank.kill()
@@ -500,7 +501,7 @@ class Launch:
         directory = self.plan.directory
         return LaunchRecord(
             name=self.plan.name,
-            command=self.plan.command is not None,
+            work=self.plan.work,
             timeout=self.plan.timeout,
             timed_out=self._timed_out,
             started_ns=self._started_ns,

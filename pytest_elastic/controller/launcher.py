@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.plan import LaunchPlan
@@ -18,6 +19,7 @@ from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.pickling import pickle_exception
+from pytest_elastic.report.output import launch_sections
 from pytest_elastic.report.verdict import judge, not_preloaded
 from pytest_elastic.result import LaunchResult
 from pytest_elastic.roles import role
@@ -38,6 +40,8 @@ _OWN_ARGUMENTS: Final = (
     "agent_error",
 )
 _BESIDE_CONFIG: Final = ("timeout", "env")
+LAST_RESULT: Final = pytest.StashKey[LaunchResult]()
+"""What the last launch of a test came to, kept with the test for its report."""
 
 
 class ElasticLaunch:
@@ -119,9 +123,19 @@ class ElasticLaunch:
             agent_error=None if agent_error is None else pickle_exception(agent_error),
             modules=self._run.modules,
         )
-        plan = self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+        plan = self._plan(spec, request)
         self._plans.append(plan)
         return self._finish(plan, check=check)
+
+    def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
+        __tracebackhide__ = True
+        try:
+            return self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+        except TooFewDevicesError as error:
+            if self._run.setting("strict"):
+                raise
+            few = str(error)
+        raise pytest.skip.Exception(few, _use_item_location=True)
 
     def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
         __tracebackhide__ = True
@@ -142,6 +156,9 @@ class ElasticLaunch:
             backend, endpoint = config.rdzv_backend, config.rdzv_endpoint
         if backend not in ("etcd", "etcd-v2") or endpoint:
             return endpoint
+        from pytest_elastic.services.etcd import USES_SHARED
+
+        self._request.node.stash[USES_SHARED] = True
         return str(self._request.getfixturevalue("etcd_server").endpoint)
 
     def _finish(self, plan: LaunchPlan, *, check: bool) -> LaunchResult:
@@ -151,10 +168,14 @@ class ElasticLaunch:
         if launch.broken is not None:
             raise ElasticError(not_preloaded(launch.broken))
         verdict = judge(record)
-        for what in verdict.result.leftovers:
-            warnings.warn(ElasticWarning(f"{what}; it was ended"), stacklevel=3)
-        if check and verdict.error is not None:
-            raise verdict.error
+        self._request.node.stash[LAST_RESULT] = verdict.result
+        try:
+            for what in verdict.result.leftovers:
+                warnings.warn(ElasticWarning(f"{what}; it was ended"), stacklevel=3)
+        finally:
+            # Also where warnings are errors: what failed says more than what was left behind.
+            if check and verdict.error is not None:
+                raise verdict.error
         return verdict.result
 
     def close(self) -> None:
@@ -163,3 +184,17 @@ class ElasticLaunch:
             return
         for plan in self._plans:
             remove_run_directory(plan.scratch)
+
+
+def add_output(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Show what the ranks of a failed test's last launch wrote, those that failed by themselves or as the user says."""
+    result = item.stash.get(LAST_RESULT, None)
+    if result is None or report.when == "teardown":
+        return
+    run = run_of(item.config)
+    if run.streams:
+        return  # it is on the terminal already
+    show = run.setting("show_output")
+    failed = [failure.rank for failure in result.failures if not failure.collateral]
+    ranks = {"failed": failed, "all": sorted(result.exitcodes), "none": []}[str(show)]
+    report.sections += launch_sections(result, ranks, str(report.when))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_elastic import compat
 from pytest_elastic.controller.peers import RankState
 
 _STREAMS: Final = ("stdout.log", "stderr.log")
@@ -82,7 +83,6 @@ def terminal_writer(config: pytest.Config) -> Callable[[str], None]:
             if reporter is None:
                 sys.stdout.write(text)
             else:
-                reporter.ensure_newline()
-                reporter.write(text, flush=True)
+                compat.write_lines(reporter, text)
 
     return write

@@ -41,6 +41,7 @@ class RankState:
     killed: bool = False
     was_stopped: bool = False
     may_leave: bool = False
+    writes_stacks: bool = False
 
     def hold(self, pid: int) -> bool:
         """Take hold of the rank's process; return whether that is new."""

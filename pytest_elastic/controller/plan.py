@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_elastic.messages import AgentOrder, ItemOrder, RankOrder
+from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder
+from pytest_elastic.report.records import Work
 
 _DAY = 86_400.0
 
@@ -30,8 +31,10 @@ class LaunchPlan:
         sys_path: Its ``sys.path``.
         seed: Seed of the ranks' random generators, or ``None``.
         backend: Process group made before the work, or ``None``.
+        devices: Devices of the ranks.
         function: Cloudpickled function with its arguments, or ``None``.
         command: Command line, or ``None``.
+        script: The command is a ``.py`` script, which tells how it ended.
         item: Test that ranks run, or ``None``.
         modules: Name and file of the test modules that pytest has imported.
         inline: The agent runs in a thread of the pytest process.
@@ -54,8 +57,10 @@ class LaunchPlan:
     sys_path: list[str] = field(repr=False)
     seed: int | None = None
     backend: str | None = None
+    devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = field(default=None, repr=False)
     command: tuple[str, ...] | None = None
+    script: bool = False
     item: ItemOrder | None = None
     modules: dict[str, str] = field(default_factory=dict, repr=False)
     inline: bool = False
@@ -68,6 +73,15 @@ class LaunchPlan:
     def nproc(self) -> int:
         """Ranks a node."""
         return int(self.config["nproc_per_node"])
+
+    @property
+    def work(self) -> Work:
+        """What the ranks run."""
+        if self.item is not None:
+            return "test"
+        if self.command is None:
+            return "function"
+        return "script" if self.script else "command"
 
     @property
     def needs_safe_server(self) -> bool:
@@ -109,6 +123,7 @@ class LaunchPlan:
             grace=self.grace,
             seed=self.seed,
             backend=self.backend,
+            devices=self.devices,
             function=self.function,
             item=self.item,
             modules=self.modules,

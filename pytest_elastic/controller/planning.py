@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.controller import devices
+from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.entrypoint import EntryPoint
 from pytest_elastic.controller.environment import rank_environment
 from pytest_elastic.controller.plan import LaunchPlan
@@ -57,12 +57,21 @@ class Request:
 
 
 def make_plan(
-    spec: LaunchSpec, request: Request, *, run: str, launch: str, scratch: Path, directory: Path, grace: float
+    spec: LaunchSpec,
+    request: Request,
+    *,
+    devices: Devices,
+    run: str,
+    launch: str,
+    scratch: Path,
+    directory: Path,
+    grace: float,
 ) -> LaunchPlan:
     """Complete a plan: read the environment, choose the rendezvous settings, make the directories.
 
     Raises:
         ArgumentError: Arguments contradict each other.
+        TooFewDevicesError: This machine has fewer accelerators than the ranks need.
     """
     if not isinstance(request.rdzv_configs, Mapping):
         raise ArgumentError(f"elastic_launch(rdzv_configs=): got {request.rdzv_configs!r}, expected a dict")
@@ -73,8 +82,16 @@ def make_plan(
         cwd = os.getcwd()
     except FileNotFoundError:
         raise ElasticError("the test's current directory no longer exists; ranks would start in it") from None
-    config = torch_settings(spec, request, launch=launch)
-    most = config["max_nodes"]
+    given = request.config
+    most = given.max_nodes if given is not None else spec.max_nodes
+    placement = devices.place(
+        spec,
+        os.environ | dict(spec.env),
+        nodes=most,
+        nproc=given.nproc_per_node if given is not None else None,
+        virtual=given is not None and given.virtual_local_rank,
+    )
+    config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
     agents = request.agents if request.agents is not None else most
     if type(agents) is not int or not 1 <= agents <= most:
         raise ArgumentError(f"elastic_launch(agents=): got {agents!r}, expected an int from 1 to nnodes ({most})")
@@ -107,8 +124,10 @@ def make_plan(
         sys_path=[path or cwd for path in sys.path],
         seed=spec.seed,
         backend=spec.backend,
+        devices=placement.devices,
         function=entry.function if entry is not None else None,
         command=entry.command if entry is not None else None,
+        script=entry is not None and entry.script,
         item=request.item,
         modules=dict(request.modules),
         inline=request.inline,
@@ -117,14 +136,14 @@ def make_plan(
     )
 
 
-def torch_settings(spec: LaunchSpec, request: Request, *, launch: str) -> dict[str, Any]:
+def torch_settings(spec: LaunchSpec, request: Request, *, nproc: int, launch: str) -> dict[str, Any]:
     """Return the fields of torch's ``LaunchConfig`` that the agents use."""
     if request.config is not None:
         return _from_launch_config(request.config, spec, launch, request.rdzv_endpoint)
     return {
         "min_nodes": spec.min_nodes,
         "max_nodes": spec.max_nodes,
-        "nproc_per_node": devices.resolve_nproc(spec.nproc),
+        "nproc_per_node": nproc,
         "run_id": launch,
         "role": "default",
         "rdzv_endpoint": request.rdzv_endpoint,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
+from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.launch import Launch
@@ -24,12 +25,12 @@ from pytest_elastic.controller.server import (
     PreloadOrder,
     make_run_directory,
     remove_run_directory,
-    session_options,
 )
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import SessionOrder
 from pytest_elastic.options import SETTINGS, Given
 from pytest_elastic.spec import LaunchSpec
+from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     import pytest
@@ -50,7 +51,10 @@ class ElasticRun:
         self._files: tuple[str, ...] = ()
         self._numbers = itertools.count()
         self._unsafe: str | None = None
+        self._devices = Devices()
         self.modules: dict[str, str] = {}
+        self._pytest_variables = pytest_variables()
+        self._left_behind = plugins_left_behind(config)
 
     def setting(self, name: str) -> object:
         """Return a setting of the run: option, ini key or default."""
@@ -79,15 +83,20 @@ class ElasticRun:
 
     def session_order(self, files: tuple[str, ...]) -> SessionOrder:
         """Return how to make this pytest session once more."""
-        config = self._config
-        return SessionOrder(
-            args=tuple(config.invocation_params.args),
-            invocation_dir=str(config.invocation_params.dir),
-            options=session_options(config.option),
-            workerinput=worker_input(config),
-            files=files,
-            sys_path=[path or str(config.invocation_params.dir) for path in sys.path],
-        )
+        # The ids of files outside of rootdir depend on what the arguments name: there all of that is collected.
+        inside = all(Path(file).is_relative_to(self._config.rootpath) for file in files)
+        return session_order(self._config, files if inside else None, self._pytest_variables)
+
+    def warn_once(self, item: pytest.Item) -> None:
+        """Say on the first test on ranks what the ranks' session cannot have."""
+        left_behind, self._left_behind = self._left_behind, []
+        if left_behind:
+            item.warn(
+                ElasticWarning(
+                    f"plugins given to pytest.main as objects are not in the server and ranks: {', '.join(left_behind)}"
+                    " (name an importable module instead)"
+                )
+            )
 
     def _start_server(self, *, torch_only: bool = False) -> PreloadedServer:
         if self._directory is None:
@@ -135,6 +144,7 @@ class ElasticRun:
         plan = make_plan(
             spec,
             request,
+            devices=self._devices,
             run=self.directory.name,
             launch=launch,
             scratch=scratch,
@@ -195,20 +205,6 @@ class ElasticRun:
         if self._directory is not None:
             remove_run_directory(self._directory)
             self._directory = None
-
-
-def worker_input(config: pytest.Config) -> dict[str, object]:
-    """Return the ``config.workerinput`` of the copies: the controller's own under xdist, else one like it."""
-    own = getattr(config, "workerinput", None)
-    if own is not None:
-        return dict(own)
-    return {
-        "workerid": "master",
-        "workercount": 1,
-        "testrunuid": f"elastic-{os.getpid()}",
-        "mainargv": list(sys.argv),
-        "randomly_seed": getattr(config.option, "randomly_seed", None),
-    }
 
 
 def safe_name(nodeid: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pytest_elastic import kernel
 from pytest_elastic.forking import ServerAddress, Task, pack
@@ -206,15 +206,3 @@ class PreloadedServer:
 def remove_run_directory(directory: Path) -> None:
     """Remove the run's directory with everything in it."""
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def session_options(option: Any) -> dict[str, Any]:
-    """Return the part of ``config.option`` that can cross a process border."""
-    options = {}
-    for name, value in vars(option).items():
-        try:
-            pickle.dumps(value)
-        except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
-            continue
-        options[name] = value
-    return options

@@ -29,7 +29,8 @@ class StackRequest:
         self._files: dict[Path, RankState] = {}
         self._sizes: list[int] | None = None
         for rank in ranks:
-            if rank.handle is not None and rank.alive():
+            # One that has not come so far, or has become a command, would die of the signal.
+            if rank.handle is not None and rank.writes_stacks and rank.alive():
                 self._files[_file_of(rank, directory)] = rank
                 rank.was_stopped = kernel.is_stopped(rank.handle.pid)
                 rank.handle.send(STACK_SIGNAL)

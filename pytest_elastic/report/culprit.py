@@ -5,17 +5,31 @@ dying rank fail too, and may be seen first. Each rank's own record and each exit
 
 1. ranks that died without a record, by any exit code or signal but the agent's and the controller's own, and SIGABRT;
 2. records that are no loss of a peer, by the time at which the exception was caught;
-3. losses of a peer, by that time;
-4. SIGABRT without a record: gloo ends a process so when its peer is gone.
+3. SIGABRT without a record, and deaths without a record of ranks that had been told to end: gloo ends a process so when
+   its peer is gone, and a handler of SIGTERM may end it anyhow, but where nobody says more, they know of no peer;
+4. losses of a peer, by the time at which the exception was caught;
+5. ranks that the agent or the controller ended.
 """
 
 from __future__ import annotations
 
 import re
 import signal
+from enum import IntEnum
 from typing import Final
 
 from pytest_elastic.report.records import RankRecord
+
+
+class Blame(IntEnum):
+    """The places of the list above."""
+
+    DIED = 1
+    OWN = 2
+    DOUBTFUL = 3
+    LOST_PEER = 4
+    ENDED = 5
+
 
 _PEER_LOSS_TYPES: Final = (
     "RuntimeError",
@@ -49,20 +63,26 @@ def is_peer_loss(type_name: str, message: str) -> bool:
     return type_name.rpartition(".")[2] in _PEER_LOSS_TYPES and _PEER_LOSS.search(message) is not None
 
 
-def has_failed(rank: RankRecord, *, command: bool) -> bool:
-    """Tell whether a rank failed: it has no outcome, or a bad one. For a command the exit code is the outcome."""
+def has_failed(rank: RankRecord, *, silent_success: bool) -> bool:
+    """Tell whether a rank failed: it has no outcome, or a bad one.
+
+    Args:
+        rank: The rank.
+        silent_success: It ran a command, which tells nothing: exit code 0 is its outcome.
+    """
     if rank.failed is not None:
         return True
     if rank.finished is not None:
         return died_late(rank)
-    return not (command and rank.exited is not None and rank.exited.exitcode == 0)
+    return not (silent_success and rank.exited is not None and rank.exited.exitcode == 0)
 
 
 def died_late(rank: RankRecord) -> bool:
     """Tell whether a rank finished its work and then died on its way out: a crash at exit is a failure too."""
     if rank.finished is None or rank.exited is None or rank.exited.exitcode == 0:
         return False
-    return not ended_by_us(rank)
+    obeyed = rank.exited.stopped and rank.exited.exitcode > 0  # its own handler of SIGTERM chose the code
+    return not obeyed and not ended_by_us(rank)
 
 
 def ended_by_us(rank: RankRecord) -> bool:
@@ -76,28 +96,32 @@ def ended_by_us(rank: RankRecord) -> bool:
     return rank.exited.stopped and rank.exited.exitcode in (-signal.SIGTERM, -signal.SIGINT)
 
 
-def order_of_blame(rank: RankRecord) -> tuple[int, int]:
-    """Return a key by which failed ranks sort, the culprit first."""
+def blame_of(rank: RankRecord) -> Blame:
+    """Return the place of a failed rank in the order of blame."""
     if rank.failed is not None:
-        loss = is_peer_loss(rank.failed.type, rank.failed.message)
-        return (3 if loss else 2, rank.failed.time_ns)
-    return (order_of_silence(rank), rank.exited.time_ns if rank.exited is not None else 0)
-
-
-def order_of_silence(rank: RankRecord) -> int:
-    """Return the place in the order of blame of a rank that left no record of a failure."""
+        return blame_for(rank.failed.type, rank.failed.message)
     if ended_by_us(rank):
-        return 5
-    return 4 if rank.exited is not None and rank.exited.exitcode == -signal.SIGABRT else 1
+        return Blame.ENDED
+    if rank.exited is not None and (rank.exited.stopped or rank.exited.exitcode == -signal.SIGABRT):
+        return Blame.DOUBTFUL
+    return Blame.DIED
+
+
+def blame_for(type_name: str, message: str) -> Blame:
+    """Return the place of a record in the order of blame."""
+    return Blame.LOST_PEER if is_peer_loss(type_name, message) else Blame.OWN
 
 
 def is_collateral(rank: RankRecord, culprit: RankRecord) -> bool:
     """Tell whether a rank failed only because the culprit had."""
-    if rank is culprit:
-        return False
-    return order_of_blame(rank)[0] >= 3
+    return rank is not culprit and blame_of(rank) > Blame.OWN
 
 
-def blame(ranks: tuple[RankRecord, ...], *, command: bool) -> list[RankRecord]:
+def blame(ranks: tuple[RankRecord, ...], *, silent_success: bool) -> list[RankRecord]:
     """Return the ranks that failed, the culprit first."""
-    return sorted((rank for rank in ranks if has_failed(rank, command=command)), key=order_of_blame)
+
+    def key(rank: RankRecord) -> tuple[Blame, int]:
+        exited = rank.exited.time_ns if rank.exited is not None else 0
+        return blame_of(rank), rank.failed.time_ns if rank.failed is not None else exited
+
+    return sorted((rank for rank in ranks if has_failed(rank, silent_success=silent_success)), key=key)

@@ -6,7 +6,7 @@ import signal
 from typing import Final
 
 from pytest_elastic.report.culprit import ended_by_us
-from pytest_elastic.report.records import RankRecord
+from pytest_elastic.report.records import RankRecord, Work
 
 _SHOWN_MESSAGE: Final = 1_000
 
@@ -48,7 +48,7 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most // 2]} ... ({len(text) - most} characters left out) ... {text[-(most // 2) :]}"
 
 
-def what_happened(rank: RankRecord, *, work: str) -> str:
+def what_happened(rank: RankRecord, *, work: Work) -> str:
     """Say how a rank failed, without naming it.
 
     Args:

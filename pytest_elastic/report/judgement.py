@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import pytest
 
 from pytest_elastic.messages import RankReport
-from pytest_elastic.report.culprit import died_late, ended_by_us, is_peer_loss, order_of_silence
+from pytest_elastic.report.culprit import Blame, blame_for, blame_of, died_late, ended_by_us
 from pytest_elastic.report.describe import one_line, what_happened
 from pytest_elastic.report.endings import ending
 from pytest_elastic.report.records import LaunchRecord, RankRecord
@@ -20,8 +20,9 @@ from pytest_elastic.report.verdict import judge, not_preloaded
 When = Literal["setup", "call", "teardown"]
 PHASES: tuple[When, ...] = ("setup", "call", "teardown")
 Kind = Literal["passed", "skipped", "xfailed", "failed", "disagreed", "ended"]
-OWN: Final = 2
-"""Up to this order a failure is a rank's own; above, it followed from another one's or was made by us."""
+
+
+_ODD_FIRST = {"skipped": 0, "xfailed": 0, "passed": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +34,14 @@ class Culprit:
         when: The phase.
         report: pytest's report of the failure, if the rank made one.
         time_ns: ``time.monotonic_ns()`` of the failure.
-        order: Place in the order of blame of :mod:`pytest_elastic.report.culprit`.
+        blame: Place in the order of blame.
     """
 
     rank: RankRecord
     when: When
     report: RankReport | None
     time_ns: int
-    order: int
+    blame: Blame
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,19 +77,20 @@ def judge_test(record: LaunchRecord, *, broken: str | None = None) -> Judgement:
     ranks = record.last_world()
     failed = find_failures(ranks)
     culprit = failed[0] if failed else None
-    if culprit is not None and culprit.order <= OWN and not _died_with_server(culprit, record):
+    if culprit is not None and culprit.blame <= Blame.OWN and not _died_with_server(culprit, record):
         return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
     if (expected := _first_expected(ranks)) is not None:
         reason = (expected.expected or "").removeprefix("reason: ")
         return Judgement(kind="xfailed", when=phase(expected.when), message=reason)
     skips = [skip for rank in ranks if (skip := skip_of(rank)) is not None]
-    told = any(failure.order in (3, 4) for failure in failed) or (skips and not record.timed_out)
+    told = any(failure.blame < Blame.ENDED for failure in failed) or (skips and not record.timed_out)
     error = judge(record).error if record.server_lost is not None or not told else None
     if error is not None:
         return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(error), error=error)
     if skips and len(skips) == len(ranks) and len({skip_reason(skip) for skip in skips}) == 1:
         return Judgement(kind="skipped", when=phase(skips[0].when), message=skip_reason(skips[0]))
-    if skips or (failed and any(rank.finished is not None for rank in ranks)):
+    stranded = culprit is not None and culprit.blame >= Blame.LOST_PEER
+    if skips or (stranded and any(rank.finished is not None for rank in ranks)):
         return Judgement(kind="disagreed", when="call", message=f"the ranks disagree: {_rank_by_rank(ranks)}")
     if culprit is not None:
         return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
@@ -100,25 +102,21 @@ def find_failures(ranks: Sequence[RankRecord]) -> list[Culprit]:
     found = [failure for rank in ranks if (failure := _failure_of(rank)) is not None]
     # Of failures of the ranks' own the phase counts before the time: a rank that passed early may fail in its
     # teardown while another is still in the test, and the test is what failed.
-    return sorted(found, key=lambda f: (f.order, PHASES.index(f.when) if f.order == OWN else 0, f.time_ns))
+    return sorted(found, key=lambda f: (f.blame, PHASES.index(f.when) if f.blame is Blame.OWN else 0, f.time_ns))
 
 
 def _failure_of(rank: RankRecord) -> Culprit | None:
-    report = failed_report(rank)
+    report, caught = failed_report(rank), rank.caught
     if report is not None:
-        order = 3 if is_peer_loss(report.type, crash_message(report)) else OWN
-        return Culprit(rank=rank, when=phase(report.when), report=report, time_ns=report.time_ns, order=order)
-    if rank.caught is not None:
-        caught = rank.caught
-        order = 3 if is_peer_loss(caught.type, caught.message) else OWN
-        return Culprit(rank=rank, when=phase(caught.when), report=None, time_ns=caught.time_ns, order=order)
-    reached = phase_reached(rank)
-    if rank.failed is not None:
-        return Culprit(rank=rank, when=reached, report=None, time_ns=rank.failed.time_ns, order=OWN)
-    if rank.finished is not None and not died_late(rank):
+        blame = blame_for(report.type, crash_message(report))
+        return Culprit(rank=rank, when=phase(report.when), report=report, time_ns=report.time_ns, blame=blame)
+    if caught is not None:
+        blame = blame_for(caught.type, caught.message)
+        return Culprit(rank=rank, when=phase(caught.when), report=None, time_ns=caught.time_ns, blame=blame)
+    if rank.failed is None and rank.finished is not None and not died_late(rank):
         return None
-    time_ns = rank.exited.time_ns if rank.exited is not None else 0
-    return Culprit(rank=rank, when=reached, report=None, time_ns=time_ns, order=order_of_silence(rank))
+    time_ns = rank.failed.time_ns if rank.failed is not None else rank.exited.time_ns if rank.exited is not None else 0
+    return Culprit(rank=rank, when=phase_reached(rank), report=None, time_ns=time_ns, blame=blame_of(rank))
 
 
 def failed_report(rank: RankRecord) -> RankReport | None:
@@ -153,7 +151,11 @@ def phase_reached(rank: RankRecord) -> When:
 
 def load(report: RankReport) -> pytest.TestReport:
     """Return a rank's report as an object."""
-    return pytest.TestReport._from_json(dict(pickle.loads(report.report)))
+    try:
+        return pytest.TestReport._from_json(dict(pickle.loads(report.report)))
+    except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is made again)
+        what = f"the report of rank {report.id.rank} cannot be read here: {type(error).__name__}: {error}"
+        return pytest.TestReport("", ("", None, ""), {}, report.outcome, what, phase(report.when))
 
 
 def crash_message(report: RankReport) -> str:
@@ -196,7 +198,7 @@ def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
         return (f"skipped: {skip_reason(skip)}", "") if skip.expected is None else (f"xfailed: {skip.expected}", "")
     if failure is None:
         return "passed", ""
-    if failure.order == 3:
+    if failure.blame is Blame.LOST_PEER:
         place = failure.report.place if failure.report is not None else rank.caught.place if rank.caught else ""
         return f"lost a peer in {place or failure.when} (collateral)", ""
     if failure.report is not None:
@@ -217,13 +219,14 @@ def _alike(one: Culprit, other: Culprit) -> bool:
 
 
 def _rank_by_rank(ranks: Sequence[RankRecord]) -> str:
-    groups = sorted(describe_others(ranks, None), key=lambda group: group[1] == "passed")
+    groups = sorted(describe_others(ranks, None), key=lambda group: _ODD_FIRST.get(group[1].partition(":")[0], 1))
     return "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in groups)
 
 
 def _first_expected(ranks: Sequence[RankRecord]) -> RankReport | None:
-    expected = [report for rank in ranks for report in rank.reports if report.expected is not None]
-    return min((report for report in expected if not report.subtest), key=lambda report: report.time_ns, default=None)
+    skipped = [report for rank in ranks for report in rank.reports if report.outcome == "skipped"]
+    expected = [report for report in skipped if report.expected is not None and not report.subtest]
+    return min(expected, key=lambda report: report.time_ns, default=None)
 
 
 def _died_with_server(culprit: Culprit, record: LaunchRecord) -> bool:

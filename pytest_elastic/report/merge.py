@@ -36,7 +36,9 @@ def put_failure(
 
 def _verdict(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord) -> str:
     """Say in one line which rank failed first, how, after how long, and what the others were doing."""
-    seconds = max(0.0, (culprit.time_ns - record.started_ns) / 1e9)
+    # Since its world came to life: the first launch of a session waits for the server, which says nothing of the test.
+    born_ns = min((rank.hello_ns for rank in ranks if rank.hello_ns is not None), default=record.started_ns)
+    seconds = max(0.0, (culprit.time_ns - born_ns) / 1e9)
     said = "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in describe_others(ranks, culprit))
     verdict = f"rank {culprit.rank.id.rank} of {len(ranks)} failed first, after {seconds:.2f} s: {cause_of(culprit)}"
     return f"{verdict} ({said})" if said else verdict

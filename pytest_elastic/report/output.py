@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from pytest_elastic.report.judgement import PHASES, When, load, phase, phase_reached
 from pytest_elastic.report.records import LaunchRecord, RankRecord
+from pytest_elastic.result import LaunchResult
 
 _SHOWN_OUTPUT = 40_000
 
@@ -26,6 +27,17 @@ def put_sections(report: pytest.TestReport, record: LaunchRecord, when: When, sh
         if rank.id.rank in shown:
             for each in PHASES[: PHASES.index(when) + 1]:
                 report.sections += _output_of(rank, each)
+
+
+def launch_sections(result: LaunchResult, ranks: Iterable[int], when: str) -> list[tuple[str, str]]:
+    """Return what ranks of an ``elastic_launch`` wrote, as sections that name phase and rank."""
+    sections = []
+    for rank in ranks:
+        for stream, output in (("stdout", result.stdout), ("stderr", result.stderr)):
+            text = _read(output.file(rank), 0, None) if rank in output else ""
+            if text.strip():
+                sections.append((f"Captured {stream} {when} (rank {rank})", text))
+    return sections
 
 
 def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:

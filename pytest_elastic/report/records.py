@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pytest_elastic.messages import (
     AgentFinished,
@@ -15,6 +16,8 @@ from pytest_elastic.messages import (
     RankReport,
     RankWarned,
 )
+
+Work = Literal["test", "function", "script", "command"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +76,7 @@ class LaunchRecord:
 
     Attributes:
         name: Name of the entry point.
-        command: The ranks ran a command: its exit code is its outcome.
+        work: What the ranks ran. Only of a command the exit code is the outcome; the others tell how they ended.
         timeout: The deadline in seconds, or ``None``.
         timed_out: The deadline came before the end.
         started_ns: ``time.monotonic_ns()`` at the start.
@@ -92,7 +95,7 @@ class LaunchRecord:
     """
 
     name: str
-    command: bool
+    work: Work
     timeout: float | None
     timed_out: bool
     started_ns: int

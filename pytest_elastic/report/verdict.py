@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeoutError
+from pytest_elastic.messages import RankFailed
 from pytest_elastic.pickling import UnpicklableError
 from pytest_elastic.report import text
 from pytest_elastic.report.culprit import blame, ended_by_us, is_collateral
@@ -48,7 +49,7 @@ def failure_of(rank: RankRecord, culprit: RankRecord, record: LaunchRecord) -> R
     return RankFailure(
         rank=rank.id.rank,
         node_rank=rank.id.group_rank,
-        message=what_happened(rank, work="command" if record.command else "function"),
+        message=what_happened(rank, work=record.work),
         exception=load_exception(raised.exception, raised.type, raised.message) if raised else None,
         traceback=raised.traceback if raised else "",
         exitcode=exitcode,
@@ -67,15 +68,42 @@ def not_preloaded(traceback: str) -> str:
 
 def judge(record: LaunchRecord) -> Verdict:
     """Judge a launch."""
-    ranks = record.last_world()
-    failed = blame(ranks, command=record.command)
-    result = _make_result(record, ranks, failed)
+    ranks, values = _read_values(record)
+    failed = blame(ranks, silent_success=record.work == "command")
+    result = _make_result(record, ranks, failed, values)
     return Verdict(result=result, error=_error_of(record, ranks, failed, result))
 
 
-def _make_result(record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord]) -> LaunchResult:
+def _read_values(record: LaunchRecord) -> tuple[tuple[RankRecord, ...], dict[int, Any]]:
+    """Unpickle what ranks returned. A rank whose value cannot be made again here has failed by it."""
+    read: list[RankRecord] = []
+    values: dict[int, Any] = {}
+    for rank in record.last_world():
+        done = rank.finished
+        values[rank.id.rank] = None
+        if done is not None and done.value is not None:
+            try:
+                values[rank.id.rank] = pickle.loads(done.value)
+            except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is made again)
+                message = f"returned a value that cannot be read here: {type(error).__name__}: {error}"
+                failed = RankFailed(
+                    id=rank.id,
+                    time_ns=record.ended_ns,
+                    how="result",
+                    type="ElasticError",
+                    message=message,
+                    traceback="",
+                )
+                rank = replace(rank, failed=failed, finished=None)
+        read.append(rank)
+    return tuple(read), values
+
+
+def _make_result(
+    record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord], values: dict[int, Any]
+) -> LaunchResult:
     bad = {rank.id.rank for rank in failed}
-    values = {rank.id.rank: _value_of(rank) for rank in ranks if rank.id.rank not in bad}
+    values = {rank: value for rank, value in values.items() if rank not in bad}
     sizes = {rank.id.world: rank.id.world_size for rank in record.ranks}
     return LaunchResult(
         name=record.name,
@@ -92,18 +120,6 @@ def _make_result(record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: li
         leftovers=record.leftovers,
         raw_events=record.events,
     )
-
-
-def _value_of(rank: RankRecord) -> Any:
-    value = rank.finished.value if rank.finished is not None else None
-    if value is None:
-        return None
-    try:
-        return pickle.loads(value)
-    except Exception as error:
-        raise ElasticError(
-            f"the value that rank {rank.id.rank} returned cannot be read here: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _duration(rank: RankRecord, record: LaunchRecord) -> float:

@@ -48,6 +48,8 @@ RECORD: Final = "etcd.json"
 
 SHARED_SERVER: Final = pytest.StashKey["EtcdServer"]()
 PRIVATE_SERVERS: Final = pytest.StashKey["list[EtcdServer]"]()
+USES_SHARED: Final = pytest.StashKey[bool]()
+"""A launch of the test uses the run's server without having named it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,7 +291,8 @@ def add_etcd_section(item: pytest.Item, report: pytest.TestReport) -> None:
     if not report.failed:
         return
     servers = list(item.stash.get(PRIVATE_SERVERS, ()))
-    if "etcd_server" in getattr(item, "fixturenames", ()) and SHARED_SERVER in item.config.stash:
+    uses_shared = "etcd_server" in getattr(item, "fixturenames", ()) or USES_SHARED in item.stash
+    if uses_shared and SHARED_SERVER in item.config.stash:
         servers.append(item.config.stash[SHARED_SERVER])
     for server in servers:
         report.sections.append(("etcd server", server.output()))

@@ -26,7 +26,7 @@ def main() -> None:
     kernel.die_with_parent(me.agent)
     order: RankOrder = pickle.loads(me.order.read_bytes())
     apply_environment(order, me)
-    outbox = join(me, order)
+    outbox = join(me, order, writes_stacks=False)
     command = sys.argv[1:]
     try:
         os.execvp(command[0], command)

@@ -1,33 +1,58 @@
-"""The process group that a launch asks for by ``backend=``."""
+"""The default process group of a rank: what ``backend=`` asks for, or the fixture ``process_group``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_elastic.accelerators import Accelerators
+from pytest_elastic.messages import RankOrder
+from pytest_elastic.worker.device import device_of
+
+if TYPE_CHECKING:
+    import torch
 
 
-def make_group(backend: str | None) -> None:
-    """Initialise the default process group; ``None`` makes none, ``"auto"`` torch's default for the CPU."""
-    if backend is None:
-        return
-    import torch.distributed as dist
+class DefaultGroup:
+    """The group that the plugin makes for a launch, if any. It is left alone if the work makes its own.
 
-    dist.init_process_group(dist.get_default_backend_for_device("cpu") if backend == "auto" else backend)
+    Used as a context it is there while the block runs. After a failure it is left to the end of the process: peers may
+    be gone.
 
+    Attributes:
+        device: Device of this rank.
+    """
 
-def end_group(backend: str | None) -> None:
-    """Destroy the group, if it is there (the work may have destroyed it)."""
-    if backend is None:
-        return
-    import torch.distributed as dist
+    def __init__(self, order: RankOrder, accelerators: Accelerators) -> None:
+        self.device: torch.device = device_of(order, accelerators)
+        self._backend = order.backend
+        self._accelerators = accelerators
+        self._made = False
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    def make(self) -> None:
+        """Initialise the group that ``backend=`` names; without one there is nothing to do."""
+        if self._backend is not None:
+            self._make(self._backend)
 
+    def need(self) -> Any:
+        """Return the default group, which is initialised with the default backend of the device if there is none."""
+        if self._accelerators.group() is None:
+            self._make(self._backend or "auto")
+        return self._accelerators.group()
 
-@contextmanager
-def process_group(backend: str | None) -> Iterator[None]:
-    """Have a group while the block runs. After a failure it is left to the end of the process: peers may be gone."""
-    make_group(backend)
-    yield
-    end_group(backend)
+    def end(self) -> None:
+        """Destroy the group if it was made here."""
+        if self._made:
+            self._accelerators.end_group()
+
+    def _make(self, backend: str) -> None:
+        if backend == "auto":
+            backend = self._accelerators.default_backend(self.device.type)
+        self._accelerators.make_group(backend, self.device)
+        self._made = True
+
+    def __enter__(self) -> None:
+        self.make()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.end()

@@ -10,33 +10,36 @@ from typing import Any
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, RankOrder
-from pytest_elastic.roles import RANK, ROLE
+from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
-from pytest_elastic.worker.runner import ItemRunner
-from pytest_elastic.worker.session import RankSession
+from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
+from pytest_elastic.worker.session import find_item
 from pytest_elastic.worker.stopping import Stop
 
 
 def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
     """Run the test; return the exit code of the rank."""
     stop = Stop()
-    runner = ItemRunner(me, outbox, order.backend, stop)
+    group = DefaultGroup(order, TorchAccelerators())
+    runner = ItemRunner(me, outbox, group, stop)
     try:
-        session = _session(wanted)
-        item = session.find(wanted.nodeid, wanted.occurrence)
-        config = session.config
+        config, item = _find(wanted)
         config.stash[ROLE] = "rank"
         config.stash[RANK] = me.id
+        config.stash[GROUP] = group
         basetemp = Path(wanted.basetemp)
         basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
         compat.set_basetemp(config, basetemp / str(me.id.rank))
         compat.capture_nothing(config)
         _leave_xfail_to_controller(item)
         config.pluginmanager.register(runner, "elastic-runner")
+        config.pluginmanager.register(GroupBeforeFixtures(group), "elastic-group")
         if wanted.live_log:
             compat.show_live_log_by(config, runner.show_live_log)
         stop.listen(stacks)
@@ -49,18 +52,22 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
     return 1 if runner.failed else 0
 
 
-def _session(wanted: ItemOrder) -> RankSession:
+def _find(wanted: ItemOrder) -> tuple[pytest.Config, pytest.Item]:
     state = server_state.state
-    if state is not None and state.session is not None and state.session.unsafe is None:
-        return state.session
-    return RankSession.collect(wanted.session)
+    usable = state is not None and state.session is not None and state.session.unsafe is None
+    session, item = find_item(wanted, state.session if state is not None and usable else None)
+    return session.config, item
 
 
 def _leave_xfail_to_controller(item: pytest.Item) -> None:
-    """Hide xfail marks: they are judged once, on what all ranks did."""
+    """Hide the xfail marks that the controller knows: they are judged once, on what all ranks did.
+
+    One that the test applies to itself while it runs (``request.applymarker``) is its rank's own.
+    """
     everything = item.iter_markers_with_node
+    known = list(item.iter_markers("xfail"))
 
     def without_xfail(name: str | None = None) -> Iterator[Any]:
-        return (pair for pair in everything(name) if pair[1].name != "xfail")
+        return (pair for pair in everything(name) if not any(pair[1] is mark for mark in known))
 
     item.iter_markers_with_node = without_xfail  # type: ignore[method-assign]

@@ -9,11 +9,17 @@ from pytest_elastic.messages import RankHello, RankOrder
 from pytest_elastic.worker.identity import Identity
 
 
-def join(me: Identity, order: RankOrder) -> Outbox:
-    """Report to the controller, and wait for its leave to start."""
+def join(me: Identity, order: RankOrder, *, writes_stacks: bool) -> Outbox:
+    """Report to the controller, and wait for its leave to start.
+
+    Args:
+        me: Who this rank is.
+        order: What it was told.
+        writes_stacks: It writes its stacks when it is asked to.
+    """
     try:
         outbox = Outbox(order.channel, order.key)
-        outbox.send(RankHello(id=me.id, pid=os.getpid()))
+        outbox.send(RankHello(id=me.id, pid=os.getpid(), writes_stacks=writes_stacks))
         outbox.receive()
     except (OSError, EOFError):
         os._exit(1)  # The launch is over, or never wanted this rank.

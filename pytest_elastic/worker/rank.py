@@ -11,11 +11,13 @@ import traceback
 from typing import NoReturn
 
 from pytest_elastic import kernel
+from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankFinished, RankOrder
 from pytest_elastic.worker import server_state
+from pytest_elastic.worker.device import select_device
 from pytest_elastic.worker.failure import describe
-from pytest_elastic.worker.group import process_group
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
 from pytest_elastic.worker.leaving import Exit
@@ -40,7 +42,7 @@ def main() -> None:
     apply_environment(order, me)
     line_buffered_output()
     stacks = write_stacks_to(me.directory)
-    outbox = join(me, order)
+    outbox = join(me, order, writes_stacks=True)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
     pid = os.getpid()
     try:
@@ -73,6 +75,7 @@ def _work(
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
+    select_device(order, TorchAccelerators())
     prepare_rendezvous()
     apply_seed(order.seed)
     started_ns = time.monotonic_ns()
@@ -84,6 +87,8 @@ def _work(
         value = None
         if exit.code != 0:
             # The reports have told everything; torch's agent only has to see that this worker failed.
+            if not forked:
+                exit.now()
             sys.exit(exit.code)
     else:
         value = _run_function(order, me, outbox, exit)
@@ -118,7 +123,7 @@ def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) ->
     from pytest_elastic.worker.function import UnsendableValueError, call
 
     try:
-        with process_group(order.backend):
+        with DefaultGroup(order, TorchAccelerators()):
             return call(order)
     except SystemExit as error:
         exit.told = True

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import time
+import unittest
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,27 @@ from pytest_elastic import compat
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarned
 from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
-from pytest_elastic.worker.group import end_group, make_group
+from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.stopping import RankStopped, Stop
 
-_EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception)
+_EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
+
+
+class GroupBeforeFixtures:
+    """Makes the process group before the fixtures, within what other plugins wrap around the phase.
+
+    Args:
+        group: The group.
+    """
+
+    def __init__(self, group: DefaultGroup) -> None:
+        self._group = group
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Make the group."""
+        self._group.make()
 
 
 class ItemRunner:
@@ -32,11 +49,11 @@ class ItemRunner:
         failed: A report was a failure.
     """
 
-    def __init__(self, me: Identity, outbox: Outbox, backend: str | None, stop: Stop) -> None:
+    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
         self.failed = False
         self._me = me
         self._outbox = outbox
-        self._backend = backend
+        self._group = group
         self._stop = stop
         self._stopped = False
         self._in_phase = False
@@ -53,9 +70,8 @@ class ItemRunner:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
-        """Make the process group before the fixtures."""
+        """Let the fixtures be stopped."""
         with self._phase(), self._stop.possible():
-            make_group(self._backend)
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -72,7 +88,7 @@ class ItemRunner:
                 yield
             finally:
                 if not self.failed:
-                    end_group(self._backend)
+                    self._group.end()
 
     @contextmanager
     def _phase(self) -> Iterator[None]:
@@ -84,13 +100,14 @@ class ItemRunner:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell of a failure before its report, which takes a while to make."""
-        caught = call.excinfo.value if call.excinfo is not None else None
-        self._caught, self._caught_ns = caught, time.monotonic_ns()
-        self._stopped = self._stopped or isinstance(caught, RankStopped)
-        if caught is not None and not self._stopped and not isinstance(caught, _EXPECTED):
+        caught = self._take(call)
+        self._caught_ns = time.monotonic_ns()
+        # A mark that the test applied to itself: the report is going to say that this was expected.
+        expected = isinstance(caught, _EXPECTED) or item.get_closest_marker("xfail") is not None
+        if caught is not None and not self._stopped and not expected:
             self._outbox.send(
                 RankCaught(
                     id=self._me.id,
@@ -101,7 +118,14 @@ class ItemRunner:
                     place=place_of(caught),
                 )
             )
-        return (yield)
+        report = yield
+        self._take(call)  # the exception of a unittest method is put there by pytest's own implementation
+        return report
+
+    def _take(self, call: pytest.CallInfo[None]) -> BaseException | None:
+        self._caught = call.excinfo.value if call.excinfo is not None else None
+        self._stopped = self._stopped or isinstance(self._caught, RankStopped)
+        return self._caught
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -184,7 +208,7 @@ def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:
 
 def _can_be_sent(name: str, value: Any, dropped: list[str]) -> bool:
     try:
-        pickle.dumps(value)
+        pickle.loads(pickle.dumps(value))  # some can be pickled, but not made again
     except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
         dropped.append(f"{name} ({type(value).__qualname__}: {type(error).__name__})")
         return False

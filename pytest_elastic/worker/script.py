@@ -32,7 +32,7 @@ def main() -> None:
     order: RankOrder = pickle.loads(me.order.read_bytes())
     apply_environment(order, me)
     write_stacks_to(me.directory)
-    outbox = join(me, order)
+    outbox = join(me, order, writes_stacks=True)
     prepare_torch_when_imported()
     script = sys.argv[1]
     sys.argv = sys.argv[1:]

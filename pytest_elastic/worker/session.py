@@ -2,89 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import sys
-from collections.abc import Generator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_elastic import compat
-from pytest_elastic.messages import SessionOrder
-from pytest_elastic.roles import ROLE
+from pytest_elastic.messages import ItemOrder, SessionOrder
+from pytest_elastic.roles import Role
+from pytest_elastic.worker.collecting import Collecting
+from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
 
-_SWITCHED_OFF: dict[str, Any] = {
-    # What would destroy, double or hold up what is the controller's.
-    "basetemp": None,
-    "cacheclear": False,
-    "cacheshow": None,
-    "collectonly": False,
-    "dist": "no",
-    "durations": None,
-    "failedfirst": False,
-    "lf": False,
-    "log_file": os.devnull,
-    "looponfail": False,
-    "maxfail": 0,
-    "maxprocesses": None,
-    "newfirst": False,
-    "numprocesses": None,
-    "pastebin": None,
-    "stepwise": False,
-    "stepwise_skip": False,
-    "trace": False,
-    "tx": [],
-    "usepdb": False,
-    "xmlpath": None,
-}
-_LEFT_OUT = ("_cov", "rerunfailures")
-"""Plugins whose work is done once, in the controller."""
+_MOST_IDS = 5
 
 
 class CollectionError(Exception):
     """A test is not in the session that ranks have; its text says why."""
-
-
-class _Collecting:
-    """Watches what importing test files does to this process."""
-
-    def __init__(self) -> None:
-        self.failures: dict[str, str] = {}
-        self.unsafe: str | None = None
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        report = yield
-        self.look(collector.nodeid or "conftest.py")
-        if report.failed:
-            self.failures[report.nodeid] = report.longreprtext
-        return report
-
-    def look(self, culprit: str) -> None:
-        """Note the first module after whose import this process cannot be forked safely."""
-        if self.unsafe is None:
-            reason = why_unsafe()
-            if reason is not None:
-                self.unsafe = f"{culprit}: {reason}"
-
-
-def why_unsafe() -> str | None:
-    """Return why this process must not be forked: it has threads, or has touched an accelerator."""
-    try:
-        threads = len(os.listdir("/proc/self/task"))
-    except OSError:
-        import threading
-
-        threads = threading.active_count()
-    if threads > 1:
-        return f"importing it started {threads - 1} threads"
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_initialized():
-        return "importing it initialised CUDA"
-    return None
 
 
 class RankSession:
@@ -96,42 +35,44 @@ class RankSession:
         unsafe: Why ranks must not be forked from this process, or ``None``.
     """
 
-    def __init__(self, config: pytest.Config, session: pytest.Session, collecting: _Collecting) -> None:
+    def __init__(self, config: pytest.Config, session: pytest.Session, collecting: Collecting) -> None:
         self.config = config
         self.session = session
         self.unsafe = collecting.unsafe
         self._failures = collecting.failures
+        self._found = collecting.found
 
     @classmethod
-    def collect(cls, order: SessionOrder) -> RankSession:
+    def collect(cls, order: SessionOrder, *, role: Role = "server") -> RankSession:
         """Make the session.
 
         Args:
             order: What the controller's session was made of.
+            role: What :func:`pytest_elastic.role` tells in it: ``"rank"`` if a rank makes its own.
         """
-        os.chdir(order.invocation_dir)
-        sys.path[:] = order.sys_path
-        collecting = _Collecting()
-        config = compat.prepare_config(list(order.args), plugins=[collecting])
-        vars(config.option).update(order.options)
-        vars(config.option).update(_SWITCHED_OFF)
-        config.stash[ROLE] = "server"
-        # What xdist gives its workers: conftests ask for it to do things once.
-        config.workerinput = dict(order.workerinput)  # type: ignore[attr-defined]
-        config.workeroutput = {}  # type: ignore[attr-defined]
-        for name in _LEFT_OUT:
-            plugin = config.pluginmanager.get_plugin(name)
-            if plugin is not None:
-                config.pluginmanager.unregister(plugin)
-        compat.configure(config)
-        compat.silence_terminal(config)
-        collecting.look("a conftest.py or plugin")
-        session = pytest.Session.from_config(config)
-        config.hook.pytest_sessionstart(session=session)
-        config.args = [file for file in order.files if Path(file).exists()]
-        if config.args:
-            config.hook.pytest_collection(session=session)
-        compat.stop_capture(config)
+        differences = Differences(role, order.workerinput, order.blocked)
+        collecting = Collecting()
+        with _surroundings(order):
+            config = compat.prepare_config(list(order.args), plugins=[differences, collecting, *order.plugins])
+            vars(config.option).update(_loaded(order.options))
+            vars(config.option).update(SWITCHED_OFF)
+            differences.complete(config)
+            compat.configure(config)
+            for line in order.markers:
+                # Those of plugins that were not configured here: with strict markers, unknown ones are errors.
+                if line not in config.getini("markers"):
+                    config.addinivalue_line("markers", line)
+            collecting.look("a conftest.py or plugin")
+            session = pytest.Session.from_config(config)
+            config.hook.pytest_sessionstart(session=session)
+            given = config.args
+            if order.files is not None:
+                config.args = [file for file in order.files if Path(file).exists()]
+                config.option.pyargs = False
+            if config.args:
+                config.hook.pytest_collection(session=session)
+            config.args = given
+            compat.stop_capture(config)
         return cls(config, session, collecting)
 
     def find(self, nodeid: str, occurrence: int) -> pytest.Item:
@@ -140,14 +81,101 @@ class RankSession:
         Raises:
             CollectionError: It is not here; the text says why.
         """
-        same = [item for item in self.session.items if item.nodeid == nodeid]
-        if occurrence < len(same):
-            return same[occurrence]
+        ids = [nodeid]
+        if getattr(self.config.option, "loadgroup", False):
+            ids.append(nodeid.rpartition("@")[0])  # pytest-xdist adds the group, in its workers only
+        for items in (self.session.items, self._found):
+            same = [item for item in items if item.nodeid in ids]
+            if occurrence < len(same):
+                return same[occurrence]
         for collector, text in self._failures.items():
             if nodeid.startswith(collector):
                 raise CollectionError(f"collecting {collector} in the ranks' session failed\n{text}")
-        near = [item.nodeid for item in self.session.items if item.nodeid.partition("[")[0] == nodeid.partition("[")[0]]
-        found = f"; it has {', '.join(near)}" if near else ""
-        raise CollectionError(
-            f"the ranks' session has no test {nodeid}{found} (do ids differ from collection to collection?)"
-        )
+        if same:
+            raise CollectionError(f"the ranks' session has {nodeid} {len(same)} times only, not {occurrence + 1} times")
+        raise CollectionError(f"the ranks' session has no test {nodeid}; {self._near(nodeid)}")
+
+    def _near(self, nodeid: str) -> str:
+        """Say what is here in the place of a test that is not."""
+        function = nodeid.partition("[")[0]
+        near = [item.nodeid for item in self._found if item.nodeid.partition("[")[0] == function]
+        if not near:
+            return "it has none of that name (is the test made under a condition that does not hold there?)"
+        more = f" and {len(near) - _MOST_IDS} more" if len(near) > _MOST_IDS else ""
+        return f"it has {', '.join(near[:_MOST_IDS])}{more} (do ids differ from collection to collection?)"
+
+    def forget_modules(self) -> None:
+        """Have the next session of this process import conftests and test modules again."""
+        modules = [plugin for plugin in self.config.pluginmanager.get_plugins() if _is_conftest(plugin)]
+        nodes = {node for item in self._found for node in item.listchain()}
+        modules += [node.obj for node in nodes if isinstance(node, pytest.Module)]
+        for module in modules:
+            name = getattr(module, "__name__", "")
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSession, pytest.Item]:
+    """Return a rank's test, and the session that it is in.
+
+    A test that is not in the session that is there is looked for in one that is collected anew, as the controller's
+    was: with its arguments, and this time in the environment of the test.
+
+    Args:
+        wanted: Which test.
+        preloaded: The server's session, or ``None`` in a rank that has to make its own.
+
+    Raises:
+        CollectionError: It is nowhere; the text says why.
+    """
+    session = preloaded or RankSession.collect(wanted.session, role="rank")
+    try:
+        return session, session.find(wanted.nodeid, wanted.occurrence)
+    except CollectionError as error:
+        missing = error
+    everything = replace(wanted.session, files=None)
+    for again in (False, True):
+        if again:
+            # Importing a module twice may go wrong where it registers something: the last resort.
+            session.forget_modules()
+        with contextlib.suppress(CollectionError, pytest.UsageError):
+            session = RankSession.collect(everything, role="rank")
+            return session, session.find(wanted.nodeid, wanted.occurrence)
+    raise missing  # where the server collected, it is the same on all ranks
+
+
+@contextlib.contextmanager
+def _surroundings(order: SessionOrder) -> Iterator[None]:
+    """Have pytest start where and with which of its variables the controller's was started."""
+    cwd, outer = os.getcwd(), {name: os.environ.get(name) for name in order.environ}
+    os.chdir(order.invocation_dir)
+    sys.path[:] = order.sys_path
+    sys.argv[:] = order.argv
+    _set_variables(order.environ)
+    try:
+        yield
+    finally:
+        _set_variables(outer)
+        sys.path[:] = order.sys_path  # which has already what import modes and conftests put there
+        os.chdir(cwd)
+
+
+def _set_variables(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _loaded(options: dict[str, bytes]) -> dict[str, Any]:
+    """Load the options; one whose class is not to be found here keeps the value that the command line gave it."""
+    loaded = {}
+    for name, data in options.items():
+        with contextlib.suppress(Exception):
+            loaded[name] = pickle.loads(data)
+    return loaded
+
+
+def _is_conftest(plugin: object) -> bool:
+    return Path(getattr(plugin, "__file__", None) or "").name == "conftest.py"

@@ -16,6 +16,9 @@ def apply_environment(order: RankOrder, me: Identity) -> None:
     os.environ.clear()
     os.environ.update(order.environ)
     os.environ.update(own)
+    # All nodes are on this machine, of which torch's agents do not know: the devices of other nodes are left to them.
+    if order.devices.variable:
+        os.environ[order.devices.variable] = order.devices.visible[me.id.rank]
 
 
 def line_buffered_output() -> None:

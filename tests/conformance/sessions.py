@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import psutil
 
+from pytest_elastic import kernel
+
 ROWS: Final = Path(__file__).parent / "rows"
 GONE_WITHIN: Final = 2.0
 """Seconds after the end of pytest within which all that it started must be gone. A promise to users."""
@@ -135,8 +137,7 @@ def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSessio
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # A background job of a shell begins with SIGINT ignored.
-                preexec_fn=_take_sigint,
+                preexec_fn=_begin,
             )
         session = RunningSession(process=process, record=record, output=record / "output")
         try:
@@ -145,7 +146,9 @@ def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSessio
             session.end()
 
 
-def _take_sigint() -> None:
+def _begin() -> None:
+    kernel.die_with_parent(os.getppid())
+    # A background job of a shell begins with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

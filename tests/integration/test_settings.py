@@ -82,7 +82,7 @@ def test_too_few_accelerators_are_a_skip_with_the_count_and_with_strict_a_failur
     pytester.makepyfile(test_it="import pytest\n@pytest.mark.elastic(nproc='gpu', timeout=60)\ndef test_it(): pass\n")
     result = pytester.runpytest_subprocess("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines('*nproc="gpu": this machine has no cuda devices')
+    result.stdout.fnmatch_lines('*needs a cuda device for nproc="gpu", this machine has 0')
     pytester.runpytest_subprocess("--elastic-strict").assert_outcomes(errors=1)
 
 

@@ -32,7 +32,7 @@ def finished(rank: int) -> RankRecord:
 
 
 def culprit(*ranks: RankRecord) -> int:
-    return blame(ranks, command=False)[0].id.rank
+    return blame(ranks, silent_success=False)[0].id.rank
 
 
 def test_of_two_exceptions_the_earlier_one_is_the_cause_whatever_the_rank() -> None:
@@ -48,9 +48,24 @@ def test_a_rank_that_died_without_a_word_comes_before_every_record(exitcode: int
     assert culprit(raised(0, 1), died(2, exitcode, 99)) == 2
 
 
-def test_gloo_ends_victims_by_sigabrt_so_a_silent_one_comes_last() -> None:
-    assert culprit(died(0, -6, 1), raised(1, 50, type_="RuntimeError", message=GLOO)) == 1
+def test_gloo_may_end_victims_by_sigabrt_so_a_silent_one_comes_after_whoever_knows_more() -> None:
     assert culprit(died(0, -6, 1), died(3, -9, 50)) == 3
+    assert culprit(died(0, -6, 1), raised(3, 50)) == 3
+
+
+def test_where_the_others_only_lost_a_peer_that_peer_is_the_one_that_aborted() -> None:
+    assert culprit(died(0, -6, 60), raised(1, 50, type_="RuntimeError", message=GLOO)) == 0
+
+
+@pytest.mark.parametrize("exitcode", [0, 15, 143, -11, -6])
+def test_a_rank_that_ends_in_its_own_way_when_it_is_told_to_is_not_the_cause(exitcode: int) -> None:
+    obeyed = died(0, exitcode, 60, stopped=True)
+    assert culprit(obeyed, raised(1, 50)) == 1
+    assert is_collateral(obeyed, raised(1, 50))
+
+
+def test_a_death_that_was_noticed_late_comes_before_the_losses_of_a_peer() -> None:
+    assert culprit(died(0, 9, 60, stopped=True), raised(1, 50, type_="RuntimeError", message=GLOO)) == 0
 
 
 @pytest.mark.parametrize("exitcode", [-15, -9, -2])
@@ -79,13 +94,13 @@ def test_a_rank_that_the_controller_killed_is_ended_by_us() -> None:
 
 
 def test_exit_code_0_without_an_outcome_is_a_failure_except_for_a_command() -> None:
-    assert has_failed(died(0, 0, 1), command=False)
-    assert not has_failed(died(0, 0, 1), command=True)
-    assert has_failed(RankRecord(id=rank_id(0), directory=Path()), command=True)
+    assert has_failed(died(0, 0, 1), silent_success=False)
+    assert not has_failed(died(0, 0, 1), silent_success=True)
+    assert has_failed(RankRecord(id=rank_id(0), directory=Path()), silent_success=True)
 
 
 def test_finished_ranks_are_not_blamed() -> None:
-    assert [rank.id.rank for rank in blame((finished(0), raised(1, 1)), command=False)] == [1]
+    assert [rank.id.rank for rank in blame((finished(0), raised(1, 1)), silent_success=False)] == [1]
 
 
 def test_collateral_are_the_lost_peers_and_the_stopped_not_the_second_failure() -> None:
@@ -113,7 +128,7 @@ def test_what_counts_as_the_loss_of_a_peer(type_: str, message: str, expected: b
 
 def test_a_rank_that_dies_after_it_finished_has_failed_unless_it_was_ended_by_us() -> None:
     late = replace(finished(0), exited=died(0, -11, 5).exited)
-    assert has_failed(late, command=False)
-    assert not has_failed(replace(late, exited=died(0, 0, 5).exited), command=False)
-    assert not has_failed(replace(late, exited=died(0, -15, 5, stopped=True).exited), command=False)
-    assert not has_failed(replace(late, exited=died(0, -9, 5).exited, killed=True), command=False)
+    assert has_failed(late, silent_success=False)
+    assert not has_failed(replace(late, exited=died(0, 0, 5).exited), silent_success=False)
+    assert not has_failed(replace(late, exited=died(0, -15, 5, stopped=True).exited), silent_success=False)
+    assert not has_failed(replace(late, exited=died(0, -9, 5).exited, killed=True), silent_success=False)

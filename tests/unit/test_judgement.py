@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,12 +16,12 @@ def rank_id(rank: int) -> RankId:
     return RankId(world="w", rank=rank, local_rank=rank, node=0, group_rank=0, world_size=2, restart=0)
 
 
-def report(rank: int, when: str, outcome: str, time_ns: int) -> RankReport:
+def report(rank: int, when: str, outcome: Literal["passed", "failed", "skipped"], time_ns: int) -> RankReport:
     made = pytest.TestReport(
         nodeid="test_it.py::test_it",
         location=("test_it.py", 1, "test_it"),
         keywords={},
-        outcome=outcome,  # type: ignore[arg-type]
+        outcome=outcome,
         longrepr=f"failed in {when}" if outcome == "failed" else None,
         when=when,  # type: ignore[arg-type]
     )

@@ -10,7 +10,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "nproc": ("4", 4),
     "nnodes": ("1:2", "1:2"),
     "backend": ("gloo", "gloo"),
-    "device": ("cpu", "cpu"),
+    "device": ("cuda", "cuda"),
     "timeout": ("2.5", 2.5),
     "max_restarts": ("3", 3),
     "rdzv_backend": ("c10d", "c10d"),
@@ -24,10 +24,10 @@ GOOD: dict[str, tuple[str, Any]] = {
     "strict": ("true", True),
 }
 BAD = {
-    "nproc": "none",
+    "nproc": "2.5",
     "nnodes": "2:1",
     "backend": " ",
-    "device": "tpu",
+    "device": "cuda:1",
     "timeout": "abc",
     "max_restarts": "-1",
     "rdzv_backend": "zk",

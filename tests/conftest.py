@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+OTHERS = (
+    "anyio",
+    "asyncio",
+    "dependency",
+    "html",
+    "html_fixtures",
+    "metadata",
+    "pytest_cov",
+    "pytest_jsonreport",
+    "pytest_mock",
+    "pytest_reportlog",
+    "randomly",
+    "rerunfailures",
+    "timeout",
+)
+"""Entry points of the plugins that the group ``test`` installs for the tests of living together with them."""
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Have inner sessions load the plugins that a test asks for with ``-p``, not all that are installed."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in OTHERS))
+    return pytester
