@@ -8,15 +8,16 @@ as promised.
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .judging import assert_row, assert_session
+from .page import render, says
 from .sessions import ROWS as DIRECTORY
 from .sessions import SessionRecord, measure_pace, run_session
 from .table import ROWS, START_METHODS, Row, StartMethod, deadline_for
@@ -81,7 +82,7 @@ def sessions(request: pytest.FixtureRequest) -> Iterator[Sessions]:
 
 
 def parameters() -> Iterator[Any]:
-    for row in ROWS:
+    for row in (row for row in ROWS if row.needs is None or hasattr(pytest, row.needs)):
         for method in START_METHODS:
             marks = [pytest.mark.xfail(strict=True, reason=row.deviates)] if row.deviates is not None else []
             yield pytest.param(row, method, id=f"{row.file}-{method}", marks=marks)
@@ -109,7 +110,9 @@ def test_each_row_has_a_file_that_says_what_it_is_and_each_file_a_row() -> None:
         path.parent.name for path in DIRECTORY.glob("*/test_it.py")
     }
     assert sorted(row.file for row in ROWS) == sorted(names - NOT_IN_TABLE)
-    for row in ROWS:
-        path = DIRECTORY / row.file
-        source = (path / "test_it.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-        assert (ast.get_docstring(ast.parse(source)) or "").endswith("."), row.file
+    assert [row.file for row in ROWS if not says(row).endswith(".")] == []
+
+
+def test_the_page_tells_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "conformance.md"
+    assert page.read_text() == render(), "make it again: python -m tests.conformance.page > docs/conformance.md"

@@ -11,6 +11,15 @@ from .row import START_METHODS, Row, StartMethod, deadline_for
 from .unequal import UNEQUAL
 from .whole import WHOLE
 
-ROWS = (*FAILING, *DYING, *UNEQUAL, *HANGING, *LEAVING, *LAUNCHING, *WHOLE)
+GROUPS = {
+    "Ranks that raise": FAILING,
+    "Ranks that die": DYING,
+    "Ranks that skip, return early or are expected to fail": UNEQUAL,
+    "Ranks that hang": HANGING,
+    "Ranks that leave something behind, print, warn, record, restart": LEAVING,
+    "Launches by `elastic_launch`": LAUNCHING,
+    "The whole session": WHOLE,
+}
+ROWS: tuple[Row, ...] = tuple(row for rows in GROUPS.values() for row in rows)
 
-__all__ = ["ROWS", "START_METHODS", "Row", "StartMethod", "deadline_for"]
+__all__ = ["GROUPS", "ROWS", "START_METHODS", "Row", "StartMethod", "deadline_for"]

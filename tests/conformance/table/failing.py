@@ -150,6 +150,7 @@ FAILING = (
     ),
     Row(
         file="fails_in_a_subtest",
+        needs="Subtests",
         outcome="failed",
         message="[rank 1] assert (1, 1) != (1, 1)",
         words=(
@@ -165,7 +166,7 @@ FAILING = (
         message="[rank 1] AssertionError: ('1', 1) == ('1', 1)",
         words=("rank 1 of 2 failed first, after * s: AssertionError: ('1', 1) == ('1', 1) (rank 0 passed)",),
     ),
-    Row(file="skips_a_subtest", outcome="passed"),
+    Row(file="skips_a_subtest", needs="Subtests", outcome="passed"),
     Row(
         file="fails_on_one_of_two_nodes",
         outcome="failed",

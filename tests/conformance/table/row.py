@@ -49,6 +49,7 @@ class Row:
         plain: What became of the plain tests beside it, where the row is alone: name and outcome, or
             ``"not run"``.
         test: The test.
+        needs: Name in pytest without which the row cannot be run.
         deviates: In what the plugin falls short of the row so far.
     """
 
@@ -68,4 +69,5 @@ class Row:
     prints: tuple[str, ...] = ()
     plain: tuple[tuple[str, str], ...] = ()
     test: str = "test_it"
+    needs: str | None = None
     deviates: str | None = None
