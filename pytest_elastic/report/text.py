@@ -65,11 +65,12 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank in record.last_world():
         stack = stacks.get(rank.id.rank, "")
-        groups[(_doing(rank.id.rank in finished, rank.was_stopped, stack), stack)].append(rank.id.rank)
+        doing = _doing(rank.id.rank in finished, rank.was_stopped, stack)
+        groups[(doing, shown(stack))].append(rank.id.rank)
     for (doing, stack), ranks in groups.items():
         lines += [f"{fold(ranks)}: {doing}"]
         if stack:
-            lines += ["", *(f"  {line}" for line in shown(stack).splitlines()), ""]
+            lines += ["", *(f"  {line}" for line in stack.splitlines()), ""]
     return "\n".join(lines).rstrip()
 
 

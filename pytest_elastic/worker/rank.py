@@ -35,6 +35,8 @@ def main() -> None:
     """Run the work of this rank, telling the controller of each step."""
     me = take_identity()
     forked = server_state.state is not None
+    if not forked:
+        os.setsid()  # as the server has its forks do: what this rank leaves behind is known by its session
     # torch's own wrapper has asked for SIGINT instead, some microseconds ago.
     kernel.die_with_parent(server_state.state.pid if server_state.state is not None else me.agent)
     order: RankOrder = pickle.loads(me.order.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from .sessions import ROWS as DIRECTORY
+from .sessions import path_of
 from .table import GROUPS, Row
 
 _HEAD = """\
@@ -25,9 +25,7 @@ _PHASES = {"setup": "error at set-up", "teardown": "error at teardown", "call": 
 
 def says(row: Row) -> str:
     """Return a row in words: the first line of its file."""
-    path = DIRECTORY / row.file
-    source = (path / "test_it.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(path_of(row.file).read_text())) or "").partition("\n")[0]
 
 
 def outcome(row: Row) -> str:

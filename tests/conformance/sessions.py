@@ -35,6 +35,11 @@ _KEPT: Final = ("pytest-of-", "pytest-elastic-ports-")
 Told = dict[str, Any]
 
 
+def path_of(name: str) -> Path:
+    """Return the file of a row, which is in a directory of its own if it has a conftest."""
+    return ROWS / name / "row.py" if (ROWS / name).is_dir() else ROWS / f"{name}.py"
+
+
 @dataclass(kw_only=True, slots=True)
 class SessionRecord:
     """What came of one session.
@@ -127,7 +132,7 @@ def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSessio
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         environ |= {_MARK: str(record), "TMPDIR": str(record / "temporary"), "COLUMNS": "300"}
         environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
-        paths = [name if (ROWS / name).is_dir() else f"{name}.py" for name in files]
+        paths = [path_of(name).relative_to(ROWS) for name in files]
         with (record / "output").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *_OPTIONS, *options, *paths],

@@ -106,9 +106,7 @@ def test_sessions_leave_nothing(sessions: Sessions) -> None:
 
 
 def test_each_row_has_a_file_that_says_what_it_is_and_each_file_a_row() -> None:
-    names = {path.stem for path in DIRECTORY.glob("*.py")} | {
-        path.parent.name for path in DIRECTORY.glob("*/test_it.py")
-    }
+    names = {path.stem for path in DIRECTORY.glob("*.py")} | {path.parent.name for path in DIRECTORY.glob("*/row.py")}
     assert sorted(row.file for row in ROWS) == sorted(names - NOT_IN_TABLE)
     assert [row.file for row in ROWS if not says(row).endswith(".")] == []
 

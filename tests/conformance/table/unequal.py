@@ -46,7 +46,7 @@ UNEQUAL = (
         file="other_bug_than_known",
         outcome="failed",
         message="[rank 1] ValueError: something else",
-        words=("rank 1 of 2 failed first, after * s: ValueError: something else (rank 0 passed)",),
+        words=("rank 1 of 2 failed first, after * s: ValueError: something else (rank 0 *)",),
         within=PROMPTLY,
     ),
     Row(
