@@ -79,10 +79,24 @@ class ObservedAgent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._noted = set()
         pids: dict[int, int] = super()._start_workers(worker_group)
+        self._watch_processes()
         self._tell(
             RoundStarted(node=self._node, ranks=self._logs.ranks, pids=tuple(pids[local] for local in sorted(pids)))
         )
         return pids
+
+    def _watch_processes(self) -> None:
+        """Have the end of a spawned worker be seen in its process.
+
+        torch waits for a pipe to close, which a child that the worker forked and left behind keeps open.
+        """
+        context = self._pcontext
+        if not isinstance(context, MultiprocessContext) or context.start_method != "spawn" or context._pc is None:
+            return
+        if sys.platform == "linux":
+            self._pidfds.update({process.pid: os.pidfd_open(process.pid) for process in context._pc.processes})
+            ends = {self._pidfds[process.pid]: rank for rank, process in enumerate(context._pc.processes)}
+            context._pc.sentinels = ends
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._wait_for_change()
@@ -121,7 +135,7 @@ class ObservedAgent(LocalElasticAgent):
             for local_rank, process in enumerate(context._pc.processes):
                 # The sentinel of a worker that has ended is always ready.
                 if local_rank not in self._noted | settled:
-                    signs.append(process.sentinel)
+                    signs.append(self._pidfds.get(process.pid, process.sentinel))
                 if local_rank not in settled and local_rank not in context._return_values:
                     signs.append(context._ret_vals[local_rank]._reader)  # type: ignore[attr-defined]
         elif isinstance(context, SubprocessContext) and sys.platform == "linux":

@@ -32,7 +32,7 @@ from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures, RankServices
-from pytest_elastic.controller.stack_request import StackRequest
+from pytest_elastic.controller.stack_request import StackRequest, wrote_stacks
 from pytest_elastic.controller.sweeping import sweep
 from pytest_elastic.forking import Task, read_status
 from pytest_elastic.messages import (
@@ -56,6 +56,8 @@ from pytest_elastic.messages import (
 from pytest_elastic.report.records import LaunchRecord
 
 _TICK: Final = 0.02
+_WORDS: Final = (RankCaught, RankFailed, RankReport, RankFinished)
+"""What a rank tells of its test or function."""
 _SERVER_PATIENCE: Final = 1.0
 """Seconds that the server gets to say that a killed agent has ended; it needs a few milliseconds."""
 
@@ -103,6 +105,7 @@ class Launch:
         self._clocks = Clocks(timeout=None, grace=plan.grace)
         self._timed_out = False
         self._stacks: StackRequest | None = None
+        self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
         self._killing_since: float | None = None
         self._cancelled = threading.Event()
         self._wants_stacks = False
@@ -336,6 +339,8 @@ class Launch:
             self._selector.modify(peer, events, key.data)
 
     def _take(self, message: Message, peer: Peer) -> None:
+        if isinstance(message, _WORDS) and self.roster.rank(message.id).was_stopped:
+            return  # it was woken for its stacks only: what it does since then does not count
         self._services.hear(message, peer)
         if isinstance(message, RankHello):
             self._rank_arrived(message, peer)
@@ -455,7 +460,7 @@ class Launch:
     # --- clocks ---
 
     def _patience(self) -> float | None:
-        if self._stacks is not None or self._tails is not None:
+        if self._stacks is not None or self._last_looks or self._tails is not None:
             return _TICK
         return 0.1 if self._killing_since is not None else self._clocks.patience()
 
@@ -477,7 +482,13 @@ class Launch:
                 self._server.ask_for_stacks()
             self._stacks = StackRequest(self.roster.ranks(), self.plan.directory)
         for world in self._clocks.expired_worlds():
-            for rank in self.roster.of_world(world):
+            ranks = self.roster.of_world(world)
+            # Others were told to end, and wrote where they were then.
+            silent = [rank for rank in ranks if not wrote_stacks(rank, self.plan.directory)]
+            self._last_looks.append((StackRequest(silent, self.plan.directory), ranks))
+        for request, ranks in [look for look in self._last_looks if look[0].answered()]:
+            self._last_looks.remove((request, ranks))
+            for rank in ranks:
                 rank.kill()
         if self._clocks.end_has_come():
             self._kill_all()
@@ -542,7 +553,9 @@ class Launch:
             for pid in own:
                 with contextlib.suppress(ChildProcessError):  # forked by the server
                     os.waitpid(pid, os.WNOHANG)
-        self.roster.leftovers += sweep(self._server, own)
+        # A process that its rank has named already is not told twice.
+        named = {line.partition(" (")[0] for line in self.roster.leftovers}
+        self.roster.leftovers += [line for line in sweep(self._server, own) if line.partition(" (")[0] not in named]
         self._server.known.difference_update(own)
         for peer in self._peers:
             peer.close()
@@ -569,7 +582,7 @@ class Launch:
             timed_out=self._timed_out,
             started_ns=self._started_ns,
             ended_ns=clock.monotonic_ns(),
-            nodes=len(self.roster.agents),
+            nodes=int(self.plan.config["min_nodes"]),
             nproc=self.plan.nproc,
             worlds=tuple(self.roster.worlds),
             ranks=self.roster.rank_records(directory),

@@ -30,7 +30,7 @@ class StackRequest:
         for rank in ranks:
             # One that has not come so far, or has become a command, would die of the signal.
             if rank.handle is not None and rank.writes_stacks and rank.alive():
-                self._files[directory / rank.id.world / str(rank.id.rank) / FILE_NAME] = rank
+                self._files[_file_of(rank, directory)] = rank
                 rank.was_stopped = kernel.is_stopped(rank.handle.pid)
                 rank.handle.send(STACK_SIGNAL)
                 if rank.was_stopped:
@@ -41,3 +41,13 @@ class StackRequest:
         sizes = [file.stat().st_size if file.exists() else 0 for file, rank in self._files.items() if rank.alive()]
         before, self._sizes = self._sizes, sizes
         return clock.monotonic() >= self._ends or (all(sizes) and sizes == before)
+
+
+def wrote_stacks(rank: RankState, directory: Path) -> bool:
+    """Tell whether a rank has written stacks so far, for whatever reason."""
+    file = _file_of(rank, directory)
+    return file.exists() and file.stat().st_size > 0
+
+
+def _file_of(rank: RankState, directory: Path) -> Path:
+    return directory / rank.id.world / str(rank.id.rank) / FILE_NAME

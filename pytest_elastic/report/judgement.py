@@ -213,7 +213,8 @@ def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
 def _alike(one: Culprit, other: Culprit) -> bool:
     """Tell whether two ranks raised the same at one place: one traceback is enough for both."""
     if one.report is None or other.report is None:
-        return False
+        words, others = one.rank.failed, other.rank.failed
+        return words is not None and others is not None and words.traceback == others.traceback != ""
     return (one.when, one.report.place, cause_of(one)) == (other.when, other.report.place, cause_of(other))
 
 

@@ -81,7 +81,7 @@ class LaunchRecord:
         timed_out: The deadline came before the end.
         started_ns: ``time.monotonic_ns()`` at the start.
         ended_ns: The same at the end.
-        nodes: How many agents were started.
+        nodes: How many nodes a world needs.
         nproc: Ranks a node.
         worlds: Names of the worlds, in the order in which they formed.
         ranks: Every rank of every world.

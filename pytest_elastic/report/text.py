@@ -65,11 +65,12 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank in record.last_world():
         stack = stacks.get(rank.id.rank, "")
-        groups[(_doing(rank.id.rank in finished, rank.was_stopped, stack), stack)].append(rank.id.rank)
+        doing = _doing(rank.id.rank in finished, rank.was_stopped, stack)
+        groups[(doing, shown(stack))].append(rank.id.rank)
     for (doing, stack), ranks in groups.items():
         lines += [f"{fold(ranks)}: {doing}"]
         if stack:
-            lines += ["", *(f"  {line}" for line in shown(stack).splitlines()), ""]
+            lines += ["", *(f"  {line}" for line in stack.splitlines()), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -83,9 +84,11 @@ def _doing(finished: bool, stopped: bool, stack: str) -> str:
 
 
 def nodes_text(record: LaunchRecord) -> str:
-    """Say which agents were there."""
+    """Say which agents were there, and which were not."""
     came = [agent.node for agent in record.agents if agent.said_hello]
-    return f"{len(came)} agent{'' if len(came) == 1 else 's'} came (node {', '.join(map(str, came))})"
+    missing = [node for node in range(record.nodes) if node not in came]
+    text = f"{len(came)} agent{'' if len(came) == 1 else 's'} came (node {', '.join(map(str, came))})"
+    return f"{text}, {len(missing)} did not (node {', '.join(map(str, missing))})" if missing else text
 
 
 def agent_text(agent: AgentRecord, outcome: AgentResult, server_words: str) -> str:

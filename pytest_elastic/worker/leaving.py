@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -57,6 +58,14 @@ class Exit:
     def _leave(self) -> None:
         if self.settle():
             self.now()
+
+    def at_once(self) -> NoReturn:
+        """End as a forked process does: without the interpreter's own end, for which the verdict would have to wait.
+
+        With torch loaded that takes half a second of CPU.
+        """
+        atexit._run_exitfuncs()
+        self.now()
 
     def now(self) -> NoReturn:
         """End this process with what is left in it."""

@@ -34,6 +34,8 @@ def main() -> None:
     """Run the work of this rank, telling the controller of each step."""
     me = take_identity()
     forked = server_state.state is not None
+    if not forked:
+        os.setsid()  # as the server has its forks do: what this rank leaves behind is known by its session
     # torch's own wrapper has asked for SIGINT instead, some microseconds ago. Only a rank that the server forked has
     # another parent than its agent (a LaunchConfig may ask for "fork").
     server = server_state.state
@@ -88,6 +90,8 @@ def _work(
         value = None
         if exit.code != 0:
             # The reports have told everything; torch's agent only has to see that this worker failed.
+            if not forked:
+                exit.at_once()
             sys.exit(exit.code)
     else:
         value = _run_function(order, me, outbox, exit)

@@ -10,7 +10,7 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -29,6 +29,7 @@ class Stop:
     def __init__(self) -> None:
         self.wanted = False
         self._open = False
+        self._stacks: int | None = None
 
     def listen(self, stacks: int) -> None:
         """Take SIGTERM from now on; the stacks of that moment are still written first.
@@ -38,9 +39,8 @@ class Stop:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        faulthandler.unregister(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, self._hear)
-        faulthandler.register(signal.SIGTERM, file=stacks, all_threads=True, chain=True)
+        self._stacks = stacks
+        self._take(self._hear)
         # A session that this rank collected by itself has pointed it elsewhere.
         faulthandler.enable(file=stacks, all_threads=True)
 
@@ -62,8 +62,20 @@ class Stop:
             self._open = False
 
     def obey(self) -> None:
-        """End as SIGTERM ends a process, if it has come: whoever looks at the exit code sees why."""
+        """End as SIGTERM ends a process, now or when it comes: whoever looks at the exit code sees why.
+
+        A rank that is done with its test waits for the others, and there is nothing to tear down any more.
+        """
+        if self._stacks is not None and not self.wanted:
+            self._take(signal.SIG_DFL)
         if self.wanted:
-            faulthandler.unregister(signal.SIGTERM)
+            faulthandler.unregister(signal.SIGTERM)  # the stacks of when it came are what counts
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _take(self, action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+        """Set what SIGTERM does beside writing the stacks."""
+        assert self._stacks is not None
+        faulthandler.unregister(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, action)
+        faulthandler.register(signal.SIGTERM, file=self._stacks, all_threads=True, chain=True)

@@ -1,0 +1,15 @@
+"""Dies of SIGKILL."""
+
+import os
+import signal
+
+import pytest
+import torch.distributed as dist
+
+
+@pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+def test_it(rank, failing_now):
+    if rank == 1:
+        failing_now()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()

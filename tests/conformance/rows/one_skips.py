@@ -1,0 +1,9 @@
+"""Skips, not all alike."""
+
+import pytest
+
+
+@pytest.mark.elastic(nproc=2, timeout=60)
+def test_it(rank):
+    if rank == 1:
+        pytest.skip("no data here")

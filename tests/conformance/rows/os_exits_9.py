@@ -1,0 +1,14 @@
+"""Calls `os._exit(9)` before the end."""
+
+import os
+
+import pytest
+import torch.distributed as dist
+
+
+@pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+def test_it(rank, failing_now):
+    if rank == 1:
+        failing_now()
+        os._exit(9)
+    dist.barrier()

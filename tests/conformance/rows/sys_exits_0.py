@@ -1,0 +1,14 @@
+"""Calls `sys.exit(0)` before the end."""
+
+import sys
+
+import pytest
+import torch.distributed as dist
+
+
+@pytest.mark.elastic(nproc=2, backend="gloo", timeout=60)
+def test_it(rank, failing_now):
+    if rank == 1:
+        failing_now()
+        sys.exit(0)
+    dist.barrier()
