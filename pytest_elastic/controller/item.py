@@ -189,7 +189,9 @@ class ElasticItem:
                 dropped.setdefault(what, set()).add(report.id.rank)
             session.shouldstop = session.shouldstop or report.should_stop
             session.shouldfail = session.shouldfail or report.should_fail
-        messages = [f"{what}; it was ended" for what in record.leftovers]
+        unsafe = self._run.unsafe_once()
+        messages = [unsafe] if unsafe is not None else []
+        messages += [f"{what}; it was ended" for what in record.leftovers]
         messages += [f"{what} of {fold(who)} cannot be sent and was dropped" for what, who in dropped.items()]
         for message in messages:
             self._item.warn(ElasticWarning(message))

@@ -174,8 +174,10 @@ class ElasticLaunch:
         verdict = judge(record)
         self._request.node.stash[LAST_RESULT] = verdict.result
         try:
-            for what in verdict.result.leftovers:
-                warnings.warn(ElasticWarning(f"{what}; it was ended"), stacklevel=3)
+            unsafe = self._run.unsafe_once()
+            messages = [unsafe] if unsafe is not None else []
+            for message in messages + [f"{what}; it was ended" for what in verdict.result.leftovers]:
+                warnings.warn(ElasticWarning(message), stacklevel=3)
         finally:
             # Also where warnings are errors: what failed says more than what was left behind.
             if check and verdict.error is not None:

@@ -60,6 +60,7 @@ class ElasticRun:
         self._starter = SteadyThread()
         self._inline_turn = threading.Lock()
         self._unsafe: str | None = None
+        self._untold: str | None = None
         self._devices = Devices()
         self.modules: dict[str, str] = {}
         self._pytest_variables = pytest_variables()
@@ -193,10 +194,20 @@ class ElasticRun:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
-                self._unsafe = launch.unsafe
+                self._unsafe = self._untold = launch.unsafe
                 launch = self._make_launch(plan, fixtures)
                 launch.start()
         return launch
+
+    def unsafe_once(self) -> str | None:
+        """Return, once, why ranks are not forked from the server that collected the tests, and what that means."""
+        reason, self._untold = self._untold, None
+        if reason is None:
+            return None
+        return (
+            f"{reason}, and a process with threads or a device in use cannot be forked safely: ranks of this session "
+            "are forked before that and collect their test anew, which takes longer"
+        )
 
     def _make_launch(self, plan: LaunchPlan, fixtures: Fixtures | None) -> Launch:
         __tracebackhide__ = True

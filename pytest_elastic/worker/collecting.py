@@ -76,7 +76,7 @@ def why_unsafe() -> str | None:
 
         threads = threading.active_count()
     if threads > 1:
-        return f"importing it started {threads - 1} threads"
+        return f"importing it started {threads - 1} thread{'' if threads == 2 else 's'}"
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is not None and cuda.is_initialized():
         return "importing it initialised CUDA"

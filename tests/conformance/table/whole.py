@@ -20,10 +20,8 @@ WHOLE = (
     Row(
         file="computes_when_imported",
         outcome="passed",
-        warnings=("ElasticWarning: computes_when_imported.py: importing it started * threads*",),
         session="alone",
         exitcode=0,
-        deviates="the module is not named",
     ),
     Row(
         file="starts_a_thread_when_imported",
@@ -31,7 +29,6 @@ WHOLE = (
         warnings=("ElasticWarning: starts_a_thread_when_imported.py: importing it started 1 thread*",),
         session="alone",
         exitcode=0,
-        deviates="the module is not named",
     ),
     Row(
         file="exits_pytest",
