@@ -15,15 +15,22 @@ class Clocks:
     """Deadlines of one launch, by ``time.monotonic()``.
 
     Args:
-        timeout: Seconds until the deadline, or ``None`` for none.
         grace: Seconds from a failure to the end of those that it concerns.
     """
 
-    def __init__(self, *, timeout: float | None, grace: float) -> None:
+    def __init__(self, *, grace: float) -> None:
         self._grace = grace
-        self._deadline = math.inf if timeout is None else clock.monotonic() + min(timeout, _AGES)
+        self._deadline = math.inf
         self._end = math.inf
         self._worlds: dict[str, float] = {}
+
+    def start(self, timeout: float | None) -> None:
+        """Count the deadline from now on.
+
+        Args:
+            timeout: Seconds until it comes, or ``None`` for none.
+        """
+        self._deadline = math.inf if timeout is None else clock.monotonic() + min(timeout, _AGES)
 
     def rank_failed(self, world: str) -> None:
         """Note that a rank has failed: the others of its world get the grace time, counted from the first failure."""

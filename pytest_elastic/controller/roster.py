@@ -58,6 +58,10 @@ class Roster:
         everybody: list[RankState | AgentState] = [*self.ranks(), *self.agents]
         return {process.handle.pid: process for process in everybody if process.handle is not None}
 
+    def admitted(self) -> bool:
+        """Tell whether an agent has said that it, and the server behind it, are fit to start."""
+        return any(agent.hello is not None for agent in self.agents)
+
     def over(self) -> bool:
         """Tell whether every agent has ended and no rank is alive."""
         return all(agent.ended for agent in self.agents) and not any(rank.alive() for rank in self.ranks())

@@ -1,0 +1,205 @@
+"""What the controller hears of one launch: keeps what each agent and rank says, and answers them."""
+
+from __future__ import annotations
+
+import selectors
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from pytest_elastic.channel import Peer
+from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.failure_log import FailureLog
+from pytest_elastic.controller.live import LiveLines
+from pytest_elastic.controller.peers import RankState
+from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.roster import Roster
+from pytest_elastic.controller.serving import Fixtures, RankServices
+from pytest_elastic.messages import (
+    AgentFinished,
+    AgentHello,
+    EventRecorded,
+    Leave,
+    Message,
+    RankCaught,
+    RankExited,
+    RankFailed,
+    RankFinished,
+    RankHello,
+    RankId,
+    RankLogged,
+    RankReport,
+    RankWarned,
+    RoundStarted,
+)
+
+_WORDS: Final = (RankCaught, RankFailed, RankReport, RankFinished)
+"""What a rank tells of its test or function."""
+
+
+class Arrivals(Protocol):
+    """Who decides what becomes of those that arrive."""
+
+    def agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
+        """Let an agent start, or end the launch."""
+
+    def rank_arrived(self, hello: RankHello, peer: Peer) -> None:
+        """Let a rank start, or end it."""
+
+    def hold(self, rank: RankState, pid: int) -> None:
+        """Take hold of a rank's process."""
+
+
+class Hearing:
+    """The conversation with the agents and ranks of one launch. Its methods belong to the supervisor's thread.
+
+    Args:
+        plan: What is run.
+        roster: Where it is kept what each said.
+        clocks: They are told of failures.
+        live: Lines on their way to the terminal.
+        selector: The supervisor waits on it.
+        arrivals: Decides what becomes of those that arrive.
+        fixtures: The controller's fixtures, for ranks that run a test.
+        errand: Has something done in the thread of the test.
+        wake: Wakes the supervisor.
+    """
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        roster: Roster,
+        clocks: Clocks,
+        live: LiveLines,
+        selector: selectors.BaseSelector,
+        arrivals: Arrivals,
+        *,
+        fixtures: Fixtures | None,
+        errand: Callable[[Callable[[], None]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._plan = plan
+        self._roster = roster
+        self._clocks = clocks
+        self._live = live
+        self._selector = selector
+        self._arrivals = arrivals
+        self._wake = wake
+        self._failures = FailureLog(plan.failure_log, plan.nodeid) if plan.failure_log is not None else None
+        self._services = RankServices(self._post, errand, fixtures)
+        self._posted: deque[tuple[Peer, tuple[bytes, ...]]] = deque()
+        self._peers: list[Peer] = []
+
+    def _post(self, peer: Peer, *frames: bytes) -> None:
+        """Have pickles sent to a peer; may be called from any thread."""
+        self._posted.append((peer, frames))
+        self._wake()
+
+    def hear_all(self) -> None:
+        """Take what anybody has said by now."""
+        for peer in self._peers:
+            self.hear(peer)
+
+    def gone(self, id: RankId) -> None:  # noqa: A002 (the field's name)
+        """Take note that a rank's process has ended."""
+        self._services.gone(id, "was gone")
+        self.let_rank_0_leave(id.world)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for peer in self._peers:
+            peer.close()
+
+    def welcome(self, peer: Peer) -> None:
+        """Listen to a peer that has proven itself."""
+        self._peers.append(peer)
+        self._selector.register(peer, selectors.EVENT_READ, lambda: self.hear(peer))
+        self.hear(peer)
+
+    def hear(self, peer: Peer) -> None:
+        """Take what a peer has said by now."""
+        if peer.gone():
+            return
+        for message in peer.messages():
+            self._take(message, peer)
+        if peer.gone():
+            self._selector.unregister(peer)
+            peer.close()
+        else:
+            self._flush(peer)
+
+    def deliver(self) -> None:
+        """Send what has been posted."""
+        while self._posted:
+            peer, frames = self._posted.popleft()
+            if not peer.gone():
+                peer.send_frames(*frames)
+                self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        """Send what a connection takes now, and be told when it takes more."""
+        key = self._selector.get_key(peer)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.flush() else 0)
+        if events != key.events:
+            self._selector.modify(peer, events, key.data)
+
+    def _take(self, message: Message, peer: Peer) -> None:
+        if isinstance(message, _WORDS) and self._roster.rank(message.id).was_stopped:
+            return  # it was woken for its stacks only: what it does since then does not count
+        self._services.hear(message, peer)
+        if isinstance(message, RankHello):
+            self._arrivals.rank_arrived(message, peer)
+        elif isinstance(message, RankFailed):
+            self._roster.rank(message.id).failed = message
+            self._rank_failed(message)
+        elif isinstance(message, RankCaught):
+            self._roster.rank(message.id).caught = message
+            self._rank_failed(message)
+        elif isinstance(message, RankReport):
+            self._roster.rank(message.id).reports.append(message)
+            if message.outcome == "failed":
+                self._rank_failed(message)
+        elif isinstance(message, RankFinished):
+            rank = self._roster.rank(message.id)
+            rank.finished = message
+            self._roster.leftovers += [f"rank {message.id.rank} left {what} behind" for what in message.leftovers]
+            self.let_rank_0_leave(message.id.world)
+        elif isinstance(message, RankWarned):
+            self._roster.warnings.append(message)
+        elif isinstance(message, RankLogged):
+            self._live.add(message.id.rank, message.text)
+        elif isinstance(message, RankExited):
+            rank = self._roster.rank(message.id)
+            rank.exited = message
+            if rank.peer is not None:
+                self.hear(rank.peer)  # what it said before it ended counts first
+            if message.exitcode != 0 or (rank.finished is None and self._plan.work != "command"):
+                self._rank_failed(message)
+        elif isinstance(message, RoundStarted):
+            for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
+                self._arrivals.hold(self._roster.rank(id), pid)
+        elif isinstance(message, EventRecorded):
+            self._roster.events.append(message.event)
+        elif isinstance(message, AgentHello):
+            self._arrivals.agent_arrived(message, peer)
+        elif isinstance(message, AgentFinished):
+            self._roster.agents[message.node].finished = message
+
+    def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
+        """Note a failure where it survives this session, and have the rest of its world end."""
+        if self._failures is not None:
+            self._failures.note(message)
+        world = message.id.world
+        self._clocks.rank_failed(world)
+        if not self._plan.config["max_restarts"]:
+            self.let_rank_0_leave(world, anyway=True)
+
+    def let_rank_0_leave(self, world: str, *, anyway: bool = False) -> None:
+        """Let the host of a world's store end when every other rank has told how it ended, or one has failed."""
+        ranks = self._roster.of_world(world)
+        host = ranks[0]
+        if host.id.rank == 0 and host.finished is not None and host.peer is not None and not host.may_leave:
+            told = [rank for rank in ranks if rank.finished is not None or rank.over()]
+            if anyway or len(told) == host.id.world_size:
+                host.may_leave = True
+                host.peer.send(Leave())

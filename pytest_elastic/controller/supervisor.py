@@ -1,0 +1,416 @@
+"""The supervisor of one launch: starts the agents, keeps the deadline, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import pickle
+import selectors
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from pytest_elastic import clock, kernel, tasks
+from pytest_elastic.channel import Peer, Reception
+from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.hearing import Hearing
+from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
+from pytest_elastic.controller.live import LiveLines, OutputTails
+from pytest_elastic.controller.peers import AgentState, RankState
+from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.roster import Roster
+from pytest_elastic.controller.server import PreloadedServer
+from pytest_elastic.controller.serving import Fixtures
+from pytest_elastic.controller.stack_request import StackRequest, wrote_stacks
+from pytest_elastic.controller.sweeping import sweep
+from pytest_elastic.forking import Task, read_status
+from pytest_elastic.messages import AgentHello, AgentOrder, Go, RankHello
+from pytest_elastic.report.records import LaunchRecord
+
+_TICK: Final = 0.02
+_SERVER_PATIENCE: Final = 1.0
+"""Seconds that the server gets to say that a killed agent has ended; it needs a few milliseconds."""
+
+
+class Supervisor:
+    """What runs in the thread behind a launch.
+
+    Args:
+        plan: What to run.
+        server: The server that forks agents and ranks.
+        live: Lines on their way to the terminal.
+        stream: What ranks write goes to the terminal as well as to their logs.
+        fixtures: The controller's fixtures, for ranks that run a test.
+
+    Attributes:
+        roster: Agents and ranks, and what each has told.
+        errands: What is to be done in the thread of the test.
+        over: Called once nothing is left of the launch.
+        changed: Notified whenever something may have happened.
+        done: Set at the end.
+        broken: Traceback of a preload that failed: no rank was started.
+        unsafe: Why ranks cannot be forked from this server: no rank was started.
+        error: An error of the supervisor's own.
+        record: What is known of the launch once it is over.
+    """
+
+    def __init__(
+        self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, *, stream: bool, fixtures: Fixtures | None
+    ) -> None:
+        self.plan: Final = plan
+        self.name: Final = plan.scratch.name
+        self.roster: Final = Roster()
+        self.errands: Final[deque[Callable[[], None]]] = deque()
+        self.changed: Final = threading.Condition()
+        self.done: Final = threading.Event()
+        self.over: Callable[[], object] = lambda: None
+        self.broken: str | None = None
+        self.unsafe: str | None = None
+        self.error: BaseException | None = None
+        self.record: LaunchRecord | None = None
+        self._server = server
+        self._tails = OutputTails(plan.directory, live) if stream else None
+        self._selector = selectors.DefaultSelector()
+        self._clocks = Clocks(grace=plan.grace)
+        self._reception = Reception(
+            str(server.directory / f"{self.name}.sock"),
+            plan.key,
+            self._selector,
+            lambda peer: self._hearing.welcome(peer),
+        )
+        self._hearing = Hearing(
+            plan,
+            self.roster,
+            self._clocks,
+            live,
+            self._selector,
+            self,
+            fixtures=fixtures,
+            errand=self.errands.append,
+            wake=self._reception.wake,
+        )
+        self._store: socket.socket | None = None
+        self._host_status: int | None = None
+        self._inline: InlineAgent | None = None
+        self._timed_out = False
+        self._stacks: StackRequest | None = None
+        self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
+        self._killing_since: float | None = None
+        self._cancelled = threading.Event()
+        self._wants_stacks = False
+        self._server_lost: str | None = None
+        self._started_ns = 0
+
+    def cancel(self, *, stacks: bool) -> None:
+        """Have the launch end; may be called from any thread.
+
+        Args:
+            stacks: Have ranks write where they are before they are killed.
+        """
+        self._wants_stacks = stacks
+        self._cancelled.set()
+        self._reception.wake()
+
+    def start_clocks(self) -> None:
+        """Count the deadline from now on."""
+        self._clocks.start(self.plan.timeout)
+
+    def run(self) -> None:
+        """Run the launch from its start to its end, in a thread of its own."""
+        self._started_ns = clock.monotonic_ns()
+        try:
+            self._start_agents()
+            while not self.roster.over():
+                for key, _ in self._selector.select(self._patience()):
+                    key.data()
+                if self._inline is not None:
+                    self._look_at_inline_agent(self._inline)
+                self._look_at_clocks()
+                self._hearing.deliver()
+                if self._tails is not None:
+                    self._tails.follow(self.roster.ranks())
+                with self.changed:
+                    self.changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 (raised in the thread of the test)
+            self.error = error
+            self._kill_all()
+        finally:
+            try:
+                self._clean_up()
+                self.record = self._make_record()
+            except BaseException as error:  # noqa: BLE001
+                self.error = self.error or error
+            try:
+                self.over()
+            finally:
+                self.done.set()
+                with self.changed:
+                    self.changed.notify_all()
+
+    def _start_agents(self) -> None:
+        plan = self.plan
+        (plan.scratch / "rank.order").write_bytes(pickle.dumps(plan.rank_order(self._reception.address)))
+        store = self._store = plan.open_store_socket()
+        try:
+            if plan.hosts_store_outside and store is not None:
+                self._host_status = self._fork("store", tasks.host_store, (), [store.fileno()])
+            for node in range(plan.agents):
+                fds = []
+                if store is not None and node == 0 and plan.config["rdzv_backend"] == "local":
+                    fds = [store.fileno()]
+                order = plan.agent_order(
+                    node, self._reception.address, store_port=port_of(store), store_fd=0 if fds else None
+                )
+                self._start_agent(order, fds)
+            if store is not None and not plan.holds_port:
+                store.close()
+        except OSError as error:
+            self._server_lost = f"{error}\n{self._server.last_words()}"
+            for agent in self.roster.agents:
+                agent.ended = agent.ended or agent.status_fd is None
+            self._kill_all()
+
+    def _start_agent(self, order: AgentOrder, fds: list[int]) -> None:
+        file = self.plan.scratch / f"agent-{order.node}.order"
+        file.write_bytes(pickle.dumps(order))
+        agent = AgentState(order=order)
+        self.roster.agents.append(agent)
+        what, name = tasks.run_agent, f"agent-{order.node}"
+        if self.plan.inline:
+            store_fd = fds[0] if fds else None
+            self._inline = InlineAgent(order, self._server.address, store_fd, self._reception.wake)
+            if self._server.word is not None:
+                self.agent_arrived(replace(self._server.word, node=order.node, pid=os.getpid()), None)
+                return
+            what, name, fds = tasks.vouch_for_server, f"voucher-{order.node}", []
+        agent.status_fd = self._fork(name, what, (str(file),), fds)
+        self._selector.register(agent.status_fd, selectors.EVENT_READ, lambda: self._agent_status(agent))
+
+    def _fork(self, name: str, target: Callable[..., None], args: tuple[Any, ...], fds: list[int]) -> int:
+        return self._server.fork(Task(name, target, args), cwd=self.plan.cwd, sys_path=self.plan.sys_path, fds=fds)
+
+    def _agent_status(self, agent: AgentState) -> None:
+        started, ended = agent.read_status()
+        if started is not None:
+            self._server.known.add(started.pid)
+            if self._killing_since is not None:
+                agent.kill()
+        if not ended:
+            return
+        self._forget_status(agent)
+        if self._inline is not None and self._inline.started:
+            self._server.known.difference_update(agent.forget_process())
+            return  # The agent itself is another one.
+        if agent.peer is not None:
+            self._hearing.hear(agent.peer)
+        if agent.exitcode is None:
+            # Only the server's end closes this before it has told one.
+            self._server_lost = self._server.last_words()
+        # Its ranks are the server's children, not its own: they do not end with it.
+        for rank in self.roster.of_node(agent.order.node):
+            rank.kill()
+        if agent.finished is None or agent.finished.state == "FAILED":
+            self._clocks.agent_failed(alone=self.plan.agents == 1)
+
+    def agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
+        """Let an agent start, unless the server behind it is not fit."""
+        agent = self.roster.agents[hello.node]
+        agent.hello, agent.peer = hello, peer
+        self._server.word = hello
+        self.broken = self.broken or hello.broken
+        if self.plan.needs_safe_server:
+            self.unsafe = self.unsafe or hello.unsafe
+        if self.broken is not None or self.unsafe is not None:
+            self._kill_all()
+            return
+        if self._inline is not None and self._killing_since is None:
+            self._inline.start()
+        if peer is not None:
+            peer.send(Go())
+
+    def _look_at_inline_agent(self, inline: InlineAgent) -> None:
+        """Take note that an inline agent has ended; it says nothing of it if it failed before it could speak."""
+        [agent] = self.roster.agents
+        if agent.ended or not inline.gone():
+            return
+        agent.ended = True
+        self._hearing.hear_all()
+        agent.finished = agent.finished or inline.finished
+        for rank in self.roster.ranks():
+            rank.kill()
+
+    def rank_arrived(self, hello: RankHello, peer: Peer) -> None:
+        """Let a rank start, unless its launch or its agent is at its end."""
+        rank = self.roster.rank(hello.id)
+        rank.hello_ns = clock.monotonic_ns()
+        rank.peer = peer
+        rank.writes_stacks = hello.writes_stacks
+        self.hold(rank, hello.pid)
+        if self._killing_since is not None or self.roster.agents[hello.id.node].ended:
+            rank.kill()
+        else:
+            peer.send(Go())
+
+    def hold(self, rank: RankState, pid: int) -> None:
+        """Take hold of a rank's process, and be told of its end."""
+        if not rank.hold(pid):
+            return
+        self._server.known.add(pid)
+        assert rank.handle is not None
+        if rank.handle.fd is not None:
+            self._selector.register(rank.handle.fd, selectors.EVENT_READ, lambda: self._rank_ended(rank))
+
+    def _rank_ended(self, rank: RankState) -> None:
+        assert rank.handle is not None
+        if rank.handle.fd is not None:
+            self._selector.unregister(rank.handle.fd)
+            rank.handle.alive()  # notes that it is gone
+            rank.handle.close()
+        if rank.peer is not None:
+            # All that it ever said has arrived; a child of its own may keep the connection open for longer.
+            self._hearing.hear(rank.peer)
+        self._hearing.gone(rank.id)
+
+    def _patience(self) -> float | None:
+        if self._stacks is not None or self._last_looks or self._tails is not None:
+            return _TICK
+        return 0.1 if self._killing_since is not None else self._clocks.patience()
+
+    def _look_at_clocks(self) -> None:
+        if self._cancelled.is_set() and self._wants_stacks:
+            self._wants_stacks = False
+            self._stacks = self._stacks or StackRequest(self.roster.ranks(), self.plan.directory)
+        if self._killing_since is not None or (self._cancelled.is_set() and self._stacks is None):
+            self._kill_all()  # also what has appeared since the last time
+            self._give_up_on_server()
+            self._give_up_on_inline_agent()
+        if self._stacks is not None:
+            if self._stacks.answered():
+                self._stacks = None
+                self._kill_all()
+        elif self._clocks.deadline_has_come() and self._killing_since is None:
+            self._timed_out = True
+            if not self.roster.admitted():
+                self._server.ask_for_stacks()
+            self._stacks = StackRequest(self.roster.ranks(), self.plan.directory)
+        for world in self._clocks.expired_worlds():
+            ranks = self.roster.of_world(world)
+            # Others were told to end, and wrote where they were then.
+            silent = [rank for rank in ranks if not wrote_stacks(rank, self.plan.directory)]
+            self._last_looks.append((StackRequest(silent, self.plan.directory), ranks))
+        for request, ranks in [look for look in self._last_looks if look[0].answered()]:
+            self._last_looks.remove((request, ranks))
+            for rank in ranks:
+                rank.kill()
+        if self._clocks.end_has_come():
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        self._killing_since = self._killing_since or clock.monotonic()
+        for rank in self.roster.ranks():
+            rank.kill()
+        for agent in self.roster.agents:
+            agent.kill()
+            if agent.handle is None and agent.status_fd is not None:
+                # The server has not come to fork it (and what it forks now is refused): it is not waited for.
+                self._forget_status(agent)
+            if self._inline is not None and not self._inline.started and agent.status_fd is None:
+                agent.ended = True
+
+    def _forget_status(self, agent: AgentState) -> None:
+        """Count an agent as ended: the server has said so, or is not waited for any longer."""
+        assert agent.status_fd is not None
+        self._selector.unregister(agent.status_fd)
+        os.close(agent.status_fd)
+        agent.status_fd, agent.ended = None, True
+
+    def _give_up_on_server(self) -> None:
+        """Go on without a server that does not say that agents have ended: it is stopped or stuck."""
+        assert self._killing_since is not None
+        if clock.monotonic() - self._killing_since < _SERVER_PATIENCE:
+            return
+        for agent in self.roster.agents:
+            if not agent.ended and agent.status_fd is not None:
+                self._server.lose()
+                self._forget_status(agent)
+
+    def _give_up_on_inline_agent(self) -> None:
+        """Go on without an inline agent that does not end: its thread is stuck."""
+        assert self._killing_since is not None
+        if self._inline is not None and clock.monotonic() - self._killing_since >= PATIENCE:
+            self._inline.end(0)
+            for agent in self.roster.agents:
+                agent.ended = agent.ended or agent.status_fd is None
+
+    def _clean_up(self) -> None:
+        if self._inline is not None:
+            self._inline.end(0 if self._inline.given_up else PATIENCE)
+        self._reception.settle()
+        self._hearing.hear_all()
+        if self._tails is not None:
+            self._tails.follow(self.roster.ranks(), last=True)
+        self._reception.close()
+        if self._store is not None:
+            self._store.close()
+        if self._host_status is not None:
+            self._end_store_host(self._host_status)
+        for agent in self.roster.agents:
+            if agent.status_fd is not None:
+                os.close(agent.status_fd)
+        own = self.roster.by_pid()
+        if self._inline is not None and self._inline.given_up:
+            for pid in own:
+                with contextlib.suppress(ChildProcessError):  # forked by the server
+                    os.waitpid(pid, os.WNOHANG)
+        # A process that its rank has named already is not told twice.
+        named = {line.partition(" (")[0] for line in self.roster.leftovers}
+        self.roster.leftovers += [line for line in sweep(self._server, own) if line.partition(" (")[0] not in named]
+        self._server.known.difference_update(own)
+        self._hearing.close()
+        self.roster.release()
+        self._selector.close()
+        for semaphore in glob.glob(f"/dev/shm/sem.{self.name}-*"):
+            with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
+                os.unlink(semaphore)
+
+    def _end_store_host(self, status: int) -> None:
+        if kernel.readable(status, _SERVER_PATIENCE) and len(data := os.read(status, 8)) == 8:
+            handle = kernel.ProcessHandle(read_status(data))
+            handle.send(signal.SIGKILL)
+            handle.close()
+            kernel.readable(status, _SERVER_PATIENCE)  # until the server has reaped it
+        os.close(status)
+
+    def _make_record(self) -> LaunchRecord:
+        directory = self.plan.directory
+        return LaunchRecord(
+            name=self.plan.name,
+            work=self.plan.work,
+            timeout=self.plan.timeout,
+            timed_out=self._timed_out,
+            started_ns=self._started_ns,
+            ended_ns=clock.monotonic_ns(),
+            nodes=int(self.plan.config["min_nodes"]),
+            nproc=self.plan.nproc,
+            worlds=tuple(self.roster.worlds),
+            ranks=self.roster.rank_records(directory),
+            agents=self.roster.agent_records(),
+            events=tuple(self.roster.events),
+            leftovers=tuple(self.roster.leftovers),
+            warnings=tuple(self.roster.warnings),
+            directory=directory,
+            server_lost=self._server_lost,
+            server_words=self._server.last_words()
+            if any(agent.finished is None for agent in self.roster.agents)
+            else "",
+        )
+
+
+def port_of(store: socket.socket | None) -> int | None:
+    """Return the port of a socket, or ``None`` for no socket."""
+    return None if store is None else int(store.getsockname()[1])
