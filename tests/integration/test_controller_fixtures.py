@@ -27,6 +27,8 @@ def log(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("PY_COLORS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
+    # Other plugins that happen to be installed shuffle tests, or warn.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     path = pytester.path / "events"
     path.touch()
     monkeypatch.setenv("EVENTS", str(path))
@@ -35,7 +37,7 @@ def log(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
     pytester.makepyfile(test_it=HEAD + source)
-    return pytester.runpytest_subprocess("-p", "no:xdist", *args)
+    return pytester.runpytest_subprocess("-p", "elastic", *args)
 
 
 def summary_of(result: pytest.RunResult) -> dict[str, str]:
@@ -434,7 +436,17 @@ def run_workers(pytester: pytest.Pytester, conftest: str, *files: str) -> pytest
     pytest.importorskip("xdist")
     pytester.makeconftest(HEAD + WAITING + conftest)
     pytester.makepyfile(**{f"test_{i}": HEAD + "from conftest import wait_for\n" + f for i, f in enumerate(files)})
-    args = (f"-n{len(files)}", "--dist=loadfile", "--max-worker-restart=0", "-ra", "--import-mode=prepend")
+    args = (
+        "-p",
+        "elastic",
+        "-p",
+        "xdist",
+        f"-n{len(files)}",
+        "--dist=loadfile",
+        "--max-worker-restart=0",
+        "-ra",
+        "--import-mode=prepend",
+    )
     return pytester.runpytest_subprocess(*args)
 
 

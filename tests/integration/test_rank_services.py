@@ -17,15 +17,17 @@ E = pytest.mark.elastic(nproc=2, timeout=60)
 
 
 @pytest.fixture(autouse=True)
-def no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PY_COLORS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
+    # Other plugins that happen to be installed shuffle tests, or warn.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
     pytester.makepyfile(test_it=HEAD + source)
-    return pytester.runpytest_subprocess("-p", "no:xdist", *args)
+    return pytester.runpytest_subprocess("-p", "elastic", *args)
 
 
 WORKS = """
