@@ -15,7 +15,7 @@ Each line is a file in `tests/conformance/rows`; the suite beside it runs them w
 `*` stands for anything.
 
 ```
-pytest tests/conformance            # 3 minutes on two idle cores
+pytest tests/conformance            # some minutes: each spawned rank imports torch
 pytest tests/conformance -rP        # with the seconds that each verdict took
 pytest tests/conformance/rows/fails_an_assert.py    # one of them, as a user would see it
 ```
