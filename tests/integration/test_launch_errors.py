@@ -486,10 +486,12 @@ def test_a_launch_without_the_accelerators_that_it_needs_is_a_skip(pytester: pyt
     )
     result = pytester.runpytest_inprocess("-rs", "-p", "no:cacheprovider")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(['SKIPPED * test_a_launch*.py:1: nproc="gpu": this machine has no cuda devices'])
+    result.stdout.fnmatch_lines(
+        ['SKIPPED * test_a_launch*.py:1: needs a cuda device for nproc="gpu", this machine has 0']
+    )
     result = pytester.runpytest_inprocess("--elastic-strict", "-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(['*nproc="gpu": this machine has no cuda devices'])
+    result.stdout.fnmatch_lines(['*needs a cuda device for nproc="gpu", this machine has 0'])
 
 
 def test_an_empty_option_is_refused(pytester: pytest.Pytester) -> None:
