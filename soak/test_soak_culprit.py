@@ -16,7 +16,7 @@ from pytest_elastic import WorkerFailedError
 from pytest_elastic.controller.launcher import ElasticLaunch
 
 LAUNCHES = 200
-WAYS = ("raise", "sys.exit", "os._exit(0)", "os._exit(9)", "SIGKILL", "SIGSEGV")
+WAYS = ("raise", "sys.exit", "os._exit(0)", "os._exit(9)", "SIGKILL", "SIGSEGV", "SIGABRT")
 
 
 def fail_in_the_middle(rank: int, how: str) -> None:
@@ -33,6 +33,8 @@ def fail_in_the_middle(rank: int, how: str) -> None:
             os._exit(9)
         if how == "SIGKILL":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "SIGABRT":
+            os.abort()
         ctypes.string_at(0)
     while True:
         dist.all_reduce(torch.ones(1000))
