@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 OTHERS = (
@@ -22,8 +24,7 @@ OTHERS = (
 """Entry points of the plugins that the group ``test`` installs for the tests of living together with them."""
 
 
-@pytest.fixture
-def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+@pytest.fixture(autouse=True, scope="session")
+def inner_sessions_load_what_they_ask_for() -> None:
     """Have inner sessions load the plugins that a test asks for with ``-p``, not all that are installed."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in OTHERS))
-    return pytester
+    os.environ["PYTEST_ADDOPTS"] = " ".join(f"-p no:{name}" for name in OTHERS)

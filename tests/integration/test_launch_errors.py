@@ -336,7 +336,7 @@ def test_a_keyword_of_the_call_itself_is_suggested_too(elastic_launch: ElasticLa
 
 
 WRONG: dict[str, tuple[list[Any], str]] = {
-    "nproc": ([0, -1, 1.5, True, "two", "", None, [2]], "an int >= 1"),
+    "nproc": ([0, -1, 1.5, True, "", None, [2]], "an int >= 1"),
     "nnodes": ([0, "0", "2:1", "1:", ":2", "1-2", 1.0, None], '"min:max"'),
     "backend": ([5, "", True], "torch.distributed backend"),
     "device": (["gpu:0", 0, None], '"cpu"'),
@@ -545,10 +545,10 @@ def test_no_port(free_port_factory: Callable[[int], list[int]], number: Any) -> 
 # --- command line and ini file ------------------------------------------------------------------------------
 
 WRONG_TEXT = {
-    "nproc": "many",
+    "nproc": "0",
     "nnodes": "2:1",
     "backend": "",
-    "device": "abacus",
+    "device": "cuda:0",
     "timeout": "abc",
     "max_restarts": "-1",
     "rdzv_backend": "zookeeper",
@@ -559,6 +559,7 @@ WRONG_TEXT = {
     "grace": "0",
     "show_output": "some",
     "strict": "perhaps",
+    "controller_fixtures": "no-name",
 }
 # Any text is right for these.
 FREE = {"backend", "log_dir"}
