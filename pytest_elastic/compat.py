@@ -34,6 +34,7 @@ __all__ = [
     "fixture_definitions",
     "fixture_value",
     "has_fixture_of_users",
+    "has_live_log",
     "initial_names",
     "item_of",
     "level_of",
@@ -47,6 +48,7 @@ __all__ = [
     "silence_terminal",
     "stop_capture",
     "take_finalizers",
+    "tear_down_everything",
     "write_lines",
 ]
 
@@ -95,6 +97,18 @@ def has_fixture_of_users(item: pytest.Item, name: str) -> bool:
         return False
     home = str(fixtures[-1].func.__module__).partition(".")[0]
     return home not in ("_pytest", "pytest_elastic")
+
+
+def has_live_log(config: pytest.Config) -> bool:
+    """Tell whether pytest's live log is on, as its logging plugin does; without that plugin it has no such settings."""
+    if not config.pluginmanager.hasplugin("logging-plugin"):
+        return False
+    return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
+
+
+def tear_down_everything(session: pytest.Session) -> None:
+    """Tear down what is set up, as the end of a session does after an interruption."""
+    session._setupstate.teardown_exact(None)
 
 
 def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None:

@@ -22,9 +22,17 @@ OTHERS = (
     "timeout",
 )
 """Entry points of the plugins that the group ``test`` installs for the tests of living together with them."""
+_WITHOUT_THE_OTHERS = " ".join(f"-p no:{name}" for name in OTHERS)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def inner_sessions_load_what_they_ask_for() -> None:
     """Have inner sessions load the plugins that a test asks for with ``-p``, not all that are installed."""
-    os.environ["PYTEST_ADDOPTS"] = " ".join(f"-p no:{name}" for name in OTHERS)
+    os.environ["PYTEST_ADDOPTS"] = _WITHOUT_THE_OTHERS
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Have those of pytester do so too: it takes the variable away."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", _WITHOUT_THE_OTHERS)
+    return pytester

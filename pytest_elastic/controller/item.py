@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from pytest_elastic import compat
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
@@ -29,6 +30,8 @@ from pytest_elastic.report.judgement import (
     describe_others,
     find_failures,
     judge_test,
+    load,
+    skip_of,
 )
 from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
@@ -63,10 +66,11 @@ class ElasticItem:
         self._plan: LaunchPlan | None = None
         self._launch: Launch | None = None
         self._record: LaunchRecord | None = None
-        self._judgement: Judgement | None = None
+        self._judgements: tuple[Judgement, ...] = ()
         self._warning: ElasticWarning | None = None
         self._interrupted = False
-        self._told: dict[When, Culprit | str] = {}
+        self._told: list[Judgement] = []
+        self._telling: dict[When, Judgement] = {}
 
     # --- what pytest calls ---
 
@@ -125,7 +129,7 @@ class ElasticItem:
             path=str(item.path),
             basetemp=str(self._run.make_temporary_directory()),
             session=self._run.session_order((str(item.path),)),
-            live_log=bool(item.config.getini("log_cli")) or item.config.getoption("log_cli_level", None) is not None,
+            live_log=compat.has_live_log(item.config),
         )
         request = Request(
             name=item.name,
@@ -143,15 +147,15 @@ class ElasticItem:
         __tracebackhide__ = True
         assert self._launch is not None
         try:
-            if self._judgement is None and not self._goes_on(self._launch, when):
+            if not self._judgements and not self._goes_on(self._launch, when):
                 self._judge(self._launch)
         except BaseException:
             # Another plugin's time-out, say: the launch has been ended, and tells where its ranks were.
             self._interrupted = True
             self._record = self._launch.record
             raise
-        if self._judgement is not None:
-            self._raise_for(self._judgement, when)
+        for judgement in self._judgements:
+            self._raise_for(judgement, when)
         if self._warning is not None and when == "teardown":
             raise self._warning
 
@@ -172,7 +176,7 @@ class ElasticItem:
     def _judge(self, launch: Launch) -> None:
         __tracebackhide__ = True
         record = self._record = launch.wait()
-        self._judgement = judge_test(record, broken=launch.broken)
+        self._judgements = judge_test(record, broken=launch.broken)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
         try:
@@ -200,50 +204,32 @@ class ElasticItem:
 
     def _raise_for(self, judgement: Judgement, when: When) -> None:
         __tracebackhide__ = True
-        culprit = judgement.culprit
-        if culprit is not None and judgement.kind == "failed":
-            # The phase may be over already in which a rank turned out to have failed; it is told in the last one.
-            if judgement.when == when or (when == "teardown" and culprit not in self._told.values()):
-                self._raise_culprit(culprit, when)
-            if when == "teardown":
-                self._raise_other_teardown(culprit)
-        elif judgement.when == when:
-            if judgement.error is not None:
-                self._told[when] = judgement.message
-                raise judgement.error
-            if judgement.kind == "skipped":
-                raise pytest.skip.Exception(judgement.message, _use_item_location=True)
-            if judgement.kind == "xfailed":
-                pytest.xfail(judgement.message)
-            if judgement.kind != "passed":
-                self._told[when] = judgement.message
-                pytest.fail(judgement.message, pytrace=False)
+        # The phase may be over already in which a failure turned out to be; it is told in the last one.
+        late = when == "teardown" and judgement.kind in ("failed", "disagreed", "ended") and judgement not in self._told
+        if (judgement.when != when and not late) or judgement in self._told:
+            return
+        self._told.append(judgement)
+        self._telling[when] = judgement
+        if judgement.culprit is not None:
+            self._raise_culprit(judgement.culprit)
+        if judgement.error is not None:
+            raise judgement.error
+        if judgement.kind == "skipped":
+            raise pytest.skip.Exception(judgement.message, _use_item_location=True)
+        if judgement.kind == "xfailed":
+            pytest.xfail(judgement.message)
+        if judgement.kind != "passed":
+            pytest.fail(judgement.message, pytrace=False)
 
-    def _raise_culprit(self, culprit: Culprit, when: When) -> NoReturn:
+    def _raise_culprit(self, culprit: Culprit) -> NoReturn:
         __tracebackhide__ = True
-        self._told[when] = culprit
         failed = culprit.rank.failed
         data = culprit.report.exception if culprit.report is not None else failed.exception if failed else None
         cause = f"[rank {culprit.rank.id.rank}] {cause_of(culprit)}"
         error = load_exception(data, "", cause) if data is not None else None
-        if isinstance(error, pytest.exit.Exception) or (isinstance(error, Exception) and not _changes_outcome(error)):
+        if error is not None and not _changes_outcome(error):
             raise error
         raise RankFailedError(cause)
-
-    def _raise_other_teardown(self, culprit: Culprit) -> None:
-        """Raise the first failure of a teardown, where the test had failed before: a plain test has two reports too."""
-        __tracebackhide__ = True
-        assert self._record is not None
-        if culprit.when == "teardown":
-            return
-        for rank in self._record.last_world():
-            for report in rank.reports:
-                if report.when == "teardown" and report.outcome == "failed" and not report.stopped:
-                    time_ns = report.time_ns
-                    self._raise_culprit(
-                        Culprit(rank=rank, when="teardown", report=report, time_ns=time_ns, blame=culprit.blame),
-                        "teardown",
-                    )
 
     # --- the report ---
 
@@ -257,33 +243,40 @@ class ElasticItem:
             return
         report.user_properties = list(self._item.user_properties)
         if report.failed or hasattr(report, "wasxfail"):
-            self._tell(report, record, self._told.get(when))
+            self._tell(report, record, self._telling.get(when))
+        elif report.skipped:
+            self._place_skip(report, record)
         first = when == "call" or not report.passed
         if first and len(record.worlds) > 1:
             merge.put_attempts(report, record)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
 
-    def _tell(self, report: pytest.TestReport, record: LaunchRecord, told: Culprit | str | None) -> None:
+    def _tell(self, report: pytest.TestReport, record: LaunchRecord, told: Judgement | None) -> None:
         file, line, _ = self._item.reportinfo()
         location = (str(file), (line or 0) + 1)
-        if isinstance(told, Culprit):
-            outcome = report.outcome
-            merge.put_failure(report, record, told, location=location)
+        if told is not None and told.culprit is not None:
+            outcome, again = report.outcome, told is not self._told[0] and self._told[0].kind == "failed"
+            merge.put_failure(report, record, told.culprit, location=location, again=again)
             report.outcome = outcome
         elif told is not None:
-            report.longrepr = merge.plain_repr(told, told.partition("\n")[0], location)
-        if hasattr(report.longrepr, "addsection") and (self._interrupted or self._disagreed):
+            report.longrepr = merge.plain_repr(told.message, told.message.partition("\n")[0], location)
+        if hasattr(report.longrepr, "addsection") and (
+            self._interrupted or (told is not None and told.kind == "disagreed")
+        ):
             merge.put_others(report.longrepr, describe_others(record.last_world(), None))
 
-    @property
-    def _disagreed(self) -> bool:
-        return self._judgement is not None and self._judgement.kind == "disagreed"
+    def _place_skip(self, report: pytest.TestReport, record: LaunchRecord) -> None:
+        """Say where the ranks skipped, as pytest says it of a plain test."""
+        skips = [skip for rank in record.last_world() if (skip := skip_of(rank)) is not None]
+        longrepr = load(skips[0]).longrepr if skips else None
+        if isinstance(longrepr, tuple):
+            report.longrepr = longrepr
 
     def _shown(self, record: LaunchRecord, report: pytest.TestReport) -> Sequence[int]:
         ranks = record.last_world()
         show = self._run.setting("show_output")
-        culprit = self._judgement.culprit if self._judgement is not None else None
+        culprit = next((each.culprit for each in self._judgements if each.culprit is not None), None)
         if show == "none":
             return []
         if show == "all" or culprit is None or report.passed:
@@ -315,6 +308,6 @@ def _anybody_skipped(ranks: Sequence[RankState]) -> bool:
     return any(report.outcome == "skipped" and not report.subtest for rank in ranks for report in rank.reports)
 
 
-def _changes_outcome(error: Exception) -> bool:
+def _changes_outcome(error: BaseException) -> bool:
     """Tell whether raising an exception in the controller would mean something else than a failure."""
-    return isinstance(error, (pytest.skip.Exception, pytest.xfail.Exception))
+    return isinstance(error, (pytest.skip.Exception, pytest.xfail.Exception, KeyboardInterrupt, GeneratorExit))

@@ -15,7 +15,7 @@ def ending(rank: RankRecord) -> tuple[str, str]:
         A few words, ``"blocked in all_reduce at test_x.py:17, killed"``, and its stacks.
     """
     stack = read_stacks(rank.directory)
-    if not ended_by_us(rank):
+    if not ended_by_us(rank) and not rank.killed:
         return what_happened(rank, work="test"), shown(stack)
     place = where(stack)
     return (f"blocked in {place}, killed" if place else "killed"), shown(stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ import pytest
 
 from pytest_elastic.messages import RankReport
 from pytest_elastic.report.culprit import Blame, blame_for, blame_of, died_late, ended_by_us
-from pytest_elastic.report.describe import one_line, what_happened
+from pytest_elastic.report.describe import one_line, shortened, what_happened
 from pytest_elastic.report.endings import ending
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
@@ -22,6 +23,7 @@ PHASES: tuple[When, ...] = ("setup", "call", "teardown")
 Kind = Literal["passed", "skipped", "xfailed", "failed", "disagreed", "ended"]
 
 
+_SHOWN = 1_000
 _ODD_FIRST = {"skipped": 0, "xfailed": 0, "passed": 2}
 
 
@@ -65,36 +67,82 @@ class Judgement:
     error: Exception | None = None
 
 
-def judge_test(record: LaunchRecord, *, broken: str | None = None) -> Judgement:
+def judge_test(record: LaunchRecord, *, broken: str | None = None) -> tuple[Judgement, ...]:
     """Judge a test whose launch is over.
 
     Args:
         record: The launch.
         broken: Why the server could not start any rank, or ``None``.
+
+    Returns:
+        What is to be told: of each phase at most one thing, in order. A teardown that failed takes nothing away from
+        what the test itself came to, as in a plain test.
     """
     if broken is not None:
-        return Judgement(kind="ended", when="setup", message=not_preloaded(broken))
+        return (Judgement(kind="ended", when="setup", message=not_preloaded(broken)),)
     ranks = record.last_world()
+    main = _judge(record, ranks)
+    if main.kind == "failed" and main.when == "teardown":
+        before = _judge_ends(ranks)
+        return (main,) if before is None or before.when == "teardown" else (before, main)
+    if main.when != "teardown" and main.kind != "ended":
+        later = [failure for rank in ranks if (failure := _teardown_failure_of(rank)) is not None]
+        if later:
+            first = min(later, key=lambda failure: failure.time_ns)
+            return main, Judgement(kind="failed", when="teardown", culprit=first)
+    return (main,)
+
+
+def _judge(record: LaunchRecord, ranks: Sequence[RankRecord]) -> Judgement:
     failed = find_failures(ranks)
     culprit = failed[0] if failed else None
     if culprit is not None and culprit.blame <= Blame.OWN and not _died_with_server(culprit, record):
         return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
+    ends = _judge_ends(ranks)
+    if ends is not None and ends.kind == "xfailed":
+        return ends
+    told = any(failure.blame < Blame.ENDED for failure in failed) or (ends is not None and not record.timed_out)
+    error = judge(record).error if record.server_lost is not None or not told else None
+    if error is not None:
+        return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(error), error=error)
+    if ends is not None:
+        return ends
+    if culprit is None:
+        return Judgement(kind="passed", when="teardown")
+    # Ranks that called each other by the plugin's own means know who did not come: each says so itself.
+    stranded = culprit.blame >= Blame.LOST_PEER and not _knows_who_left(culprit)
+    if stranded and any(rank.finished is not None for rank in ranks):
+        message = f"the ranks disagree: {_rank_by_rank(ranks)}"
+        return Judgement(kind="disagreed", when=culprit.when, message=message)
+    return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
+
+
+def _judge_ends(ranks: Sequence[RankRecord]) -> Judgement | None:
+    """Judge a test that ranks ended by a skip or ``pytest.xfail()``; ``None`` if none did."""
     if (expected := _first_expected(ranks)) is not None:
         reason = (expected.expected or "").removeprefix("reason: ")
         return Judgement(kind="xfailed", when=phase(expected.when), message=reason)
     skips = [skip for rank in ranks if (skip := skip_of(rank)) is not None]
-    told = any(failure.blame < Blame.ENDED for failure in failed) or (skips and not record.timed_out)
-    error = judge(record).error if record.server_lost is not None or not told else None
-    if error is not None:
-        return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(error), error=error)
-    if skips and len(skips) == len(ranks) and len({skip_reason(skip) for skip in skips}) == 1:
+    if not skips:
+        return None
+    if len(skips) == len(ranks) and len({skip_reason(skip) for skip in skips}) == 1:
         return Judgement(kind="skipped", when=phase(skips[0].when), message=skip_reason(skips[0]))
-    stranded = culprit is not None and culprit.blame >= Blame.LOST_PEER
-    if skips or (stranded and any(rank.finished is not None for rank in ranks)):
-        return Judgement(kind="disagreed", when="call", message=f"the ranks disagree: {_rank_by_rank(ranks)}")
-    if culprit is not None:
-        return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
-    return Judgement(kind="passed", when="teardown")
+    when: When = "teardown" if all(skip.when == "teardown" for skip in skips) else "call"
+    return Judgement(kind="disagreed", when=when, message=f"the ranks disagree: {_rank_by_rank(ranks)}")
+
+
+def _knows_who_left(culprit: Culprit) -> bool:
+    return culprit.report is not None and culprit.report.type.endswith("RanksDivergedError")
+
+
+def _teardown_failure_of(rank: RankRecord) -> Culprit | None:
+    """Return the failure of a rank's teardown that is its own; not of one that lost a peer or was told to end."""
+    for report in rank.reports:
+        if report.when == "teardown" and report.outcome == "failed" and not report.stopped:
+            blame = blame_for(report.type, crash_message(report))
+            if blame is Blame.OWN:
+                return Culprit(rank=rank, when="teardown", report=report, time_ns=report.time_ns, blame=blame)
+    return None
 
 
 def find_failures(ranks: Sequence[RankRecord]) -> list[Culprit]:
@@ -172,10 +220,14 @@ def cause_of(culprit: Culprit) -> str:
         return one_line(caught.type, caught.message)
     if culprit.report is None:
         return what_happened(culprit.rank, work="test")
+    message = crash_message(culprit.report)
     if culprit.report.type == "SystemExit":
-        code = (crash_message(culprit.report).partition(": ")[2] or "0").splitlines()[0]
-        return f"exited with code {code} before the test ended"
-    return crash_message(culprit.report).strip().partition("\n")[0] or culprit.report.type
+        # What is no number is written to standard error, and the code is 1.
+        said = message.partition(": ")[2].strip()
+        code = str(int(said) & 0xFF) if re.fullmatch(r"-?\d+", said) else "1" if said not in ("", "None") else "0"
+        words = f": {shortened(said.splitlines()[0], _SHOWN)}" if code == "1" and said != "1" else ""
+        return f"exited with code {code} before the test ended{words}"
+    return shortened(message.strip().partition("\n")[0], _SHOWN) or culprit.report.type
 
 
 def describe_others(ranks: Sequence[RankRecord], culprit: Culprit | None) -> list[tuple[list[int], str, str]]:
@@ -200,7 +252,9 @@ def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
         return "passed", ""
     if failure.blame is Blame.LOST_PEER:
         place = failure.report.place if failure.report is not None else rank.caught.place if rank.caught else ""
-        return f"lost a peer in {place or failure.when} (collateral)", ""
+        # Where somebody failed first its traceback is enough; where nobody did this one is all there is.
+        text = load(failure.report).longreprtext if culprit is None and failure.report is not None else ""
+        return f"lost a peer in {place or failure.when} (collateral)", text
     if failure.report is not None:
         return f"failed too in {failure.when}: {cause_of(failure)}", load(failure.report).longreprtext
     if rank.caught is not None:
@@ -230,7 +284,9 @@ def _first_expected(ranks: Sequence[RankRecord]) -> RankReport | None:
 
 
 def _died_with_server(culprit: Culprit, record: LaunchRecord) -> bool:
-    return record.server_lost is not None and not culprit.rank.reports
+    # multiprocessing reports an exit code of 255 for every child of a server that is gone.
+    silent = culprit.report is None and culprit.rank.failed is None and culprit.rank.caught is None
+    return record.server_lost is not None and silent
 
 
 def _told_in(culprit: Culprit, ranks: Sequence[RankRecord]) -> When:

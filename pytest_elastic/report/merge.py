@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from pytest_elastic.compat import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
+from pytest_elastic.report.endings import ending
 from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, load
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold, read_stacks, shown
 
 
 def put_failure(
-    report: pytest.TestReport, record: LaunchRecord, culprit: Culprit, *, location: tuple[str, int]
+    report: pytest.TestReport, record: LaunchRecord, culprit: Culprit, *, location: tuple[str, int], again: bool
 ) -> None:
     """Make a report tell of the culprit: a verdict, its own traceback, then the other ranks.
 
@@ -26,21 +27,29 @@ def put_failure(
         record: The launch.
         culprit: The rank that failed first.
         location: File and line of the test, for ranks that left no traceback.
+        again: Another failure of the test has been told: this is one of a teardown after it.
     """
     ranks = record.last_world()
-    longrepr = _longrepr_of(culprit, _verdict(culprit, ranks, record), location)
-    put_others(longrepr, describe_others(ranks, culprit))
+    longrepr = _longrepr_of(culprit, _verdict(culprit, ranks, record, again=again), location)
+    if not again:
+        put_others(longrepr, describe_others(ranks, culprit))
+    if culprit.rank.killed and all(each.when != "teardown" for each in culprit.rank.reports):
+        what, stack = ending(culprit.rank)
+        longrepr.addsection(f"rank {culprit.rank.id.rank} was not done with its teardown: {what}", stack)
     report.longrepr = longrepr
     report.outcome = "failed"
 
 
-def _verdict(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord) -> str:
+def _verdict(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord, *, again: bool) -> str:
     """Say in one line which rank failed first, how, after how long, and what the others were doing."""
     # Since its world came to life: the first launch of a session waits for the server, which says nothing of the test.
     born_ns = min((rank.hello_ns for rank in ranks if rank.hello_ns is not None), default=record.started_ns)
     seconds = max(0.0, (culprit.time_ns - born_ns) / 1e9)
+    who = f"rank {culprit.rank.id.rank} of {len(ranks)}"
+    if again:
+        return f"{who} failed in its teardown too, after {seconds:.2f} s: {cause_of(culprit)}"
     said = "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in describe_others(ranks, culprit))
-    verdict = f"rank {culprit.rank.id.rank} of {len(ranks)} failed first, after {seconds:.2f} s: {cause_of(culprit)}"
+    verdict = f"{who} failed first, after {seconds:.2f} s: {cause_of(culprit)}"
     return f"{verdict} ({said})" if said else verdict
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Literal
 
 from pytest_elastic.messages import RankFailed, RankId
-from pytest_elastic.report.stacks import place
+from pytest_elastic.report.stacks import is_internal, place
 
 
 def type_name(error: BaseException) -> str:
@@ -22,6 +22,12 @@ def place_of(error: BaseException) -> str:
     """Say where in the user's code an exception was raised: ``all_reduce at test_x.py:17``."""
     frames = [(f.f_code.co_filename, line, f.f_code.co_name) for f, line in traceback.walk_tb(error.__traceback__)]
     return place(frames[::-1])
+
+
+def frames_above_the_work(error: BaseException) -> int:
+    """Return how many frames of a traceback, from the outermost, lead from pytest and this package to the user's."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((number for number, file in enumerate(files) if not is_internal(file)), 0)
 
 
 def text_of(error: BaseException) -> str:

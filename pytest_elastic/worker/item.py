@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, RankOrder
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
-from pytest_elastic.worker.failure import describe
+from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
@@ -47,7 +48,11 @@ def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, 
         config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         compat.stop_capture(config)
     except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
-        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=0))
+        skip = frames_above_the_work(error)
+        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=skip))
+        if runner.session is not None:
+            with contextlib.suppress(Exception):  # what went wrong first is told
+                compat.tear_down_everything(runner.session)
         return 1
     stop.obey()
     return 1 if runner.failed else 0

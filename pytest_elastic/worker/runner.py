@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import os
 import pickle
 import sys
 import unittest
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ class ItemRunner:
 
     Attributes:
         failed: A report was a failure.
+        session: The session of the test, once it has begun.
     """
 
     def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
@@ -57,14 +59,14 @@ class ItemRunner:
         self._stop = stop
         self._stopped = False
         self._in_phase = False
-        self._session: pytest.Session | None = None
+        self.session: pytest.Session | None = None
         self._caught: BaseException | None = None
         self._caught_ns = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
         """Run the three phases; logstart and logfinish are the controller's."""
-        self._session = item.session
+        self.session = item.session
         compat.runtestprotocol(item, log=True, nextitem=None)
         return True
 
@@ -124,7 +126,9 @@ class ItemRunner:
 
     def _take(self, call: pytest.CallInfo[None]) -> BaseException | None:
         self._caught = call.excinfo.value if call.excinfo is not None else None
-        self._stopped = self._stopped or isinstance(self._caught, RankStopped)
+        # What is raised while a rank ends because it was told to is no failure of its own.
+        told = self._caught is not None and self._stop.wanted and not self.failed
+        self._stopped = self._stopped or isinstance(self._caught, RankStopped) or told
         return self._caught
 
     @pytest.hookimpl(trylast=True)
@@ -141,7 +145,7 @@ class ItemRunner:
                 time_ns=time_ns,
                 when=str(report.when),
                 outcome=report.outcome,
-                written=_written(),
+                written=_written(self._me.directory),
                 report=data,
                 dropped=dropped,
                 exception=pickled(caught) if caught is not None and not self._stopped else None,
@@ -150,8 +154,8 @@ class ItemRunner:
                 expected=getattr(report, "wasxfail", None),
                 subtest=self._in_phase,
                 stopped=self._stopped,
-                should_stop=_text(self._session, "shouldstop"),
-                should_fail=_text(self._session, "shouldfail"),
+                should_stop=_text(self.session, "shouldstop"),
+                should_fail=_text(self.session, "shouldfail"),
             )
         )
 
@@ -184,12 +188,14 @@ def _text(session: pytest.Session | None, name: str) -> str:
     return str(wish) if wish else ""
 
 
-def _written() -> tuple[int, int]:
+def _written(directory: Path) -> tuple[int, int]:
     """Return how much this rank has written to its logs by now."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):  # whatever the test has put or left there
+            stream.flush()  # type: ignore[union-attr]
     ctypes.CDLL(None).fflush(None)
-    return os.fstat(1).st_size, os.fstat(2).st_size
+    # By their paths: a test may have closed or replaced the descriptors.
+    return (directory / "stdout.log").stat().st_size, (directory / "stderr.log").stat().st_size
 
 
 def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import signal
@@ -237,6 +238,135 @@ def test_fixtures_are_torn_down_on_the_ranks_that_did_not_fail(pytester: pytest.
     left = {path.name for scope in ("function", "module") for path in pytester.path.glob(f"{scope}-?")}
     assert left == {f"{scope}-{rank}" for scope in ("function", "module") for rank in range(3)}
     assert "ranks 0,2 blocked in wait at test_it.py:" in report_of(result, "test_fixtures_end")
+
+
+PHASES = """
+@pytest.fixture
+def gathers_in_teardown(rank, elastic_gather):
+    yield
+    if rank == 1:
+        elastic_gather(1)
+
+@elastic(nproc=2, timeout=20)
+def test_one_gathers_in_its_teardown(gathers_in_teardown): pass
+
+@pytest.fixture
+def skips_in_teardown(rank):
+    yield
+    if rank == 1:
+        pytest.skip("one")
+
+@elastic(nproc=2, timeout=60)
+def test_one_skips_in_its_teardown(skips_in_teardown): pass
+
+@pytest.fixture
+def bad_teardown():
+    yield
+    assert 0, "torn"
+
+@elastic(nproc=1, timeout=60)
+def test_skip_and_bad_teardown(bad_teardown): pytest.skip("here")
+
+@elastic(nproc=1, timeout=60)
+def test_xfail_and_bad_teardown(bad_teardown): pytest.xfail("there")
+
+@elastic(nproc=1, timeout=60)
+def test_failure_and_bad_teardown(bad_teardown): assert 0, "first"
+
+@pytest.fixture
+def meets_in_teardown():
+    yield
+    dist.barrier()
+
+@elastic(nproc=4, backend="gloo", timeout=60)
+def test_the_others_lose_their_peer_in_their_teardown(meets_in_teardown, rank):
+    assert rank != 2
+    dist.barrier()
+
+class Odd(BaseException): pass
+
+@pytest.mark.xfail(raises=(SystemExit, Odd))
+@elastic(nproc=2, timeout=60)
+def test_expected_to_exit(rank):
+    if rank == 1: sys.exit(1)
+    raise Odd
+
+@elastic(nproc=2, timeout=60)
+def test_without_output(rank):
+    if rank == 1:
+        os.close(1); os.close(2)
+    else:
+        sys.stdout = None
+
+@elastic(nproc=2, timeout=60)
+def test_only_the_text_is_of_a_lost_peer(rank):
+    if rank == 1:
+        raise RuntimeError("Connection closed by peer [127.0.0.1]")
+
+@elastic(nproc=2, timeout=60)
+def test_exit_with_a_message(rank):
+    if rank == 1: sys.exit("usage: boo")
+
+@elastic(nproc=2, timeout=60)
+def test_fails_because_it_was_told_to_end(rank):
+    if rank == 1:
+        time.sleep(0.3)
+        raise ValueError("mine")
+    try:
+        threading.Event().wait()
+    finally:
+        raise ValueError("of the clean-up")
+
+@pytest.fixture
+def hangs_in_teardown(rank):
+    yield
+    if rank == 1:
+        threading.Event().wait()
+
+@elastic(nproc=2, timeout=60)
+def test_the_teardown_of_the_culprit_hangs(hangs_in_teardown, rank):
+    assert rank != 1
+
+@pytest.fixture
+def noted(rank):
+    yield
+    open(f"{os.path.dirname(__file__)}/noted-{rank}", "w").close()
+
+@elastic(nproc=2, timeout=60)
+def test_interrupt(noted, rank):
+    if rank == 1:
+        raise KeyboardInterrupt
+"""
+
+
+def test_each_phase_is_told_as_in_a_plain_test(pytester: pytest.Pytester) -> None:
+    result = run(pytester, PHASES, "-rpfExs")
+    lines = [line.replace(" test_it.py::", " ") for line in result.outlines]
+    expected = [
+        "ERROR test_one_gathers_in_its_teardown - [[]rank 1[]] *RanksDivergedError: elastic_gather on rank 1: *",
+        "ERROR test_one_skips_in_its_teardown - the ranks disagree: rank 1 skipped: one; rank 0 passed",
+        "ERROR test_skip_and_bad_teardown - [[]rank 0[]] AssertionError: torn",
+        "SKIPPED [[]1[]] test_it.py:31: here",
+        "ERROR test_xfail_and_bad_teardown - [[]rank 0[]] AssertionError: torn",
+        "XFAIL test_xfail_and_bad_teardown - there",
+        "ERROR test_failure_and_bad_teardown - [[]rank 0[]] AssertionError: torn",
+        "FAILED test_failure_and_bad_teardown - [[]rank 0[]] AssertionError: first",
+        "FAILED test_the_others_lose_their_peer_in_their_teardown - [[]rank 2[]] assert 2 != 2",
+        "XFAIL test_expected_to_exit*",
+        "PASSED test_without_output",
+        "FAILED test_only_the_text_is_of_a_lost_peer - the ranks disagree: rank 1 lost a peer in *; rank 0 passed",
+        "FAILED test_exit_with_a_message - [[]rank 1[]] exited with code 1 before the test ended: usage: boo",
+        "FAILED test_fails_because_it_was_told_to_end - [[]rank 1[]] ValueError: mine",
+        "FAILED test_the_teardown_of_the_culprit_hangs - [[]rank 1[]] assert 1 != 1",
+        "FAILED test_interrupt - [[]rank 1[]] KeyboardInterrupt",
+    ]
+    for words in expected:
+        assert any(fnmatch.fnmatchcase(line, words) for line in lines), words
+    result.assert_outcomes(passed=3, failed=7, errors=5, xfailed=2, skipped=1)
+    assert "RuntimeError: Connection closed by peer" in report_of(result, "test_only_the_text_is_of_a_lost_peer")
+    assert "rank 1 was not done with its teardown: blocked in wait at test_it.py:" in result.stdout.str()
+    assert "rank 0 of 1 failed in its teardown too, after" in result.stdout.str()
+    assert {path.name for path in pytester.path.glob("noted-*")} == {"noted-0", "noted-1"}
 
 
 PICKLES = """

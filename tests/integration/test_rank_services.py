@@ -259,8 +259,8 @@ MESSAGES = {
     r"test_it.py:\d+",
     "test_one_passes": r"\[rank [02]\] " + PREFIX + r"elastic_gather on rank [02]: the ranks did not all make this "
     r"call: .*rank 1 passed.*",
-    "test_one_skips": r"\[rank 0\] " + PREFIX + r".*rank 0 called elastic_barrier at test_it.py:\d+; "
-    r"rank 1 skipped \(not here\)",
+    "test_one_skips": r"the ranks disagree: rank 1 skipped: not here; rank 0 lost a peer in elastic_barrier at "
+    r"test_it.py:\d+ \(collateral\)",
     "test_one_fails": r"\[rank 1\] assert 1 == 7",
     "test_one_is_gone": r"\[rank 1\] exited with code 3 before the test ended",
     "test_one_is_killed": r"\[rank 1\] killed by SIGKILL",
