@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import re
 import signal
 import tempfile
 import time
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from pytest_elastic.controller.launcher import ElasticLaunch
 
 DEADLINE = 30
+
+
+def shown(value: object) -> str:
+    """Name a parameter by its repr, without addresses: workers of pytest-xdist must collect equal ids."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def own_rank() -> int:
@@ -358,7 +364,7 @@ def test_every_argument_has_wrong_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, (values, _) in WRONG.items() for value in values], ids=repr
+    ("name", "value"), [(name, value) for name, (values, _) in WRONG.items() for value in values], ids=shown
 )
 def test_a_wrong_value(elastic_launch: ElasticLaunch, name: str, value: Any) -> None:
     text = refused(elastic_launch, **{name: value})
@@ -366,7 +372,7 @@ def test_a_wrong_value(elastic_launch: ElasticLaunch, name: str, value: Any) -> 
     assert WRONG[name][1] in text
 
 
-@pytest.mark.parametrize("agents", [0, -1, 3, "2", 1.0, True], ids=repr)
+@pytest.mark.parametrize("agents", [0, -1, 3, "2", 1.0, True], ids=shown)
 def test_a_wrong_number_of_agents(elastic_launch: ElasticLaunch, agents: Any) -> None:
     text = refused(elastic_launch, nnodes="1:2", agents=agents)
     assert text == f"elastic_launch(agents=): got {agents!r}, expected an int from 1 to nnodes (2)"
@@ -397,7 +403,7 @@ def test_a_wrong_number_of_agents(elastic_launch: ElasticLaunch, agents: Any) ->
             "elastic_launch(nproc=): got tensor([[0., 0., 0.], [0., 0., 0.], [0., 0., 0.]])",
         ),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_wrong_arguments_of_the_call(elastic_launch: ElasticLaunch, settings: dict[str, Any], words: str) -> None:
     assert words in refused(elastic_launch, **settings)
@@ -413,7 +419,7 @@ def test_wrong_arguments_of_the_call(elastic_launch: ElasticLaunch, settings: di
         ({"rdzv_endpoint": "no such/host"}, {}, "LaunchConfig(rdzv_endpoint=): got 'no such/host', expected"),
         ({}, {"nproc": 2}, "elastic_launch(config=) has no argument 'nproc'"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_refused_config_leaves_no_directory(
     elastic_launch: ElasticLaunch,
@@ -455,7 +461,7 @@ def test_the_error_of_an_agent_that_cannot_be_printed_is_told(elastic_launch: El
 
 
 @pytest.mark.parametrize("backend", ["local", "c10d"])
-@pytest.mark.parametrize("timeout", [10**7, 1e300], ids=repr)
+@pytest.mark.parametrize("timeout", [10**7, 1e300], ids=shown)
 def test_a_deadline_may_be_as_far_away_as_anybody_likes(
     elastic_launch: ElasticLaunch, backend: str, timeout: float
 ) -> None:
@@ -533,7 +539,7 @@ def test_an_etcd_error_keeps_its_facts() -> None:
     assert (copy.tried, copy.output) == (("etcd on PATH",), "last words")
 
 
-@pytest.mark.parametrize("number", [0, -1, "2", True], ids=repr)
+@pytest.mark.parametrize("number", [0, -1, "2", True], ids=shown)
 def test_no_port(free_port_factory: Callable[[int], list[int]], number: Any) -> None:
     with pytest.raises(PortError, match=r"free_port_factory") as caught:
         free_port_factory(number)
