@@ -204,6 +204,8 @@ class ElasticItem:
 
     def _raise_for(self, judgement: Judgement, when: When) -> None:
         __tracebackhide__ = True
+        if judgement.kind == "passed":
+            return  # and if something of the controller's own goes wrong in the phase, that is what is told
         # The phase may be over already in which a failure turned out to be; it is told in the last one.
         late = when == "teardown" and judgement.kind in ("failed", "disagreed", "ended") and judgement not in self._told
         if (judgement.when != when and not late) or judgement in self._told:
@@ -218,8 +220,7 @@ class ElasticItem:
             raise pytest.skip.Exception(judgement.message, _use_item_location=True)
         if judgement.kind == "xfailed":
             pytest.xfail(judgement.message)
-        if judgement.kind != "passed":
-            pytest.fail(judgement.message, pytrace=False)
+        pytest.fail(judgement.message, pytrace=False)
 
     def _raise_culprit(self, culprit: Culprit) -> NoReturn:
         __tracebackhide__ = True

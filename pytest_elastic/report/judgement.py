@@ -85,7 +85,8 @@ def judge_test(record: LaunchRecord, *, broken: str | None = None) -> tuple[Judg
     if main.kind == "failed" and main.when == "teardown":
         before = _judge_ends(ranks)
         return (main,) if before is None or before.when == "teardown" else (before, main)
-    if main.when != "teardown" and main.kind != "ended":
+    told = main.culprit is not None and main.culprit.when == "teardown"  # told in the call that it ended for others
+    if main.when != "teardown" and main.kind != "ended" and not told:
         later = [failure for rank in ranks if (failure := _teardown_failure_of(rank)) is not None]
         if later:
             first = min(later, key=lambda failure: failure.time_ns)

@@ -35,8 +35,14 @@ def summary_line(row: Row, nodeid: str, message: str) -> str:
     return f"{word} {nodeid} - {message}"
 
 
-def assert_row(row: Row, session: SessionRecord, timeout: float) -> float | None:
+def assert_row(row: Row, session: SessionRecord, timeout: float, *, forked: bool) -> float | None:
     """Assert that a row came out as the table says.
+
+    Args:
+        row: The row.
+        session: What its session told.
+        timeout: Deadline of rows that hang, in seconds.
+        forked: Ranks were forked from the server.
 
     Returns:
         Seconds from the failure, or the deadline, to the verdict; ``None`` where nothing fails.
@@ -55,8 +61,9 @@ def assert_row(row: Row, session: SessionRecord, timeout: float) -> float | None
     expected = [] if row.outcome in ("passed", "none") else [(row.when, row.outcome)]
     assert told == expected, "\n".join(f"{r['when']}: {word_of(r)} {r['message']}\n{r['text']}" for r in reports)
     warned = [warning["text"] for warning in session.of(row.file, row.test, "warning")]
-    assert len(warned) == len(row.warnings), warned
-    assert_has(sorted(warned), *sorted(row.warnings))
+    expected_warnings = (*row.warnings, *row.warnings_if_forked) if forked else row.warnings
+    assert len(warned) == len(expected_warnings), warned
+    assert_has(sorted(warned), *sorted(expected_warnings))
     if row.outcome == "none":
         return None
     assert [report["when"] for report in reports][-1] == "teardown"

@@ -38,7 +38,7 @@ def outcome(row: Row) -> str:
 def told(row: Row) -> str:
     """Return what pytest tells of a row, in Markdown."""
     texts = [row.message] if row.message is not None else []
-    texts += row.warnings
+    texts += (*row.warnings, *row.warnings_if_forked)
     texts += [f"{name} = {value}" for name, value in row.properties]
     texts += row.prints
     cell = "<br>".join(f"`{text}`".replace("|", "\\|") for text in texts)

@@ -93,7 +93,7 @@ def test_row(row: Row, method: StartMethod, sessions: Sessions) -> None:
     session = sessions.of(row, method)
     if row.session == "alone":
         assert_session(row, session)
-    seconds = assert_row(row, session, sessions.timeouts[method])
+    seconds = assert_row(row, session, sessions.timeouts[method], forked=method == "forkserver")
     if row.within is not None:
         assert seconds is not None
         print(f"verdict after {seconds:.2f} s, promised within {row.within:g} s of the {row.since}")

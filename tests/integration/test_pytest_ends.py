@@ -84,7 +84,8 @@ class Session:
         )
         self.temporary = directory / "t"
         self.temporary.mkdir()
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        ours = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST", "PYTEST_VERSION", "PYTEST_ELASTIC")
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         environ["TMPDIR"] = str(self.temporary)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(test)],

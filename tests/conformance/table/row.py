@@ -39,6 +39,7 @@ class Row:
         unsaid: What must be nowhere in the report.
         sections: Title and text of sections of the report.
         warnings: Warnings of the test; there must be no others.
+        warnings_if_forked: Those that it has with ``start_method="forkserver"`` besides.
         properties: Recorded properties, the values by ``repr()``.
         within: Seconds from the failure (or the deadline) to the verdict; ``None`` where nothing fails.
         since: Where ``within`` counts from.
@@ -61,6 +62,7 @@ class Row:
     unsaid: tuple[str, ...] = ()
     sections: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    warnings_if_forked: tuple[str, ...] = ()
     properties: tuple[tuple[str, str], ...] = ()
     within: float | None = None
     since: Literal["failure", "deadline"] = "failure"

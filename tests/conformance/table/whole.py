@@ -26,7 +26,7 @@ WHOLE = (
     Row(
         file="starts_a_thread_when_imported",
         outcome="passed",
-        warnings=("ElasticWarning: starts_a_thread_when_imported.py: importing it started 1 thread*",),
+        warnings_if_forked=("ElasticWarning: starts_a_thread_when_imported.py: importing it started 1 thread*",),
         session="alone",
         exitcode=0,
     ),
