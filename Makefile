@@ -1,7 +1,7 @@
 # make demo    install into .venv and run the examples
 # make test    install what development needs as well, and run every check
 # make bench   measure
-# make soak    hundreds of launches: the right culprit each time, and none that stalls
+# make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned
 # make clean   remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13
@@ -40,7 +40,10 @@ bench: $(VENV)/.installed-development
 	@$(VENV)/bin/python benchmarks/run.py
 
 soak: $(VENV)/.installed-development
-	@$(RUN) pytest -rP soak
+	@status=0; \
+	$(RUN) pytest -rP soak || status=1; \
+	CONFORMANCE_SPAWN=all $(RUN) pytest tests/conformance/test_conformance.py -k spawn || status=1; \
+	exit $$status
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

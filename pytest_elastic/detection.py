@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_elastic.controller.holding import RUN, run_of
-from pytest_elastic.parametrizing import closest_first, merge_marks
+from pytest_elastic.controller_fixtures import named_in_ini
+from pytest_elastic.fixtures import is_xdist_worker
 from pytest_elastic.roles import GIVEN, role
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.item import ElasticItem
 
-_HINT: Final = re.compile(rb"\belastic_launch\b|\bmark\.elastic\(")
+_HINTS: Final = (b"elastic_launch", b"mark.elastic(")
+MARK: Final = "elastic"
 SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
 ELASTIC: Final[pytest.StashKey[ElasticItem]] = pytest.StashKey()
 
@@ -28,13 +29,23 @@ def arguments_of(item: pytest.Item) -> dict[str, Any] | None:
 
     The closest mark wins, argument by argument. Positional arguments are under a key of their own.
     """
-    marks = closest_first(item)
-    if not marks:
+    if item.get_closest_marker(MARK) is None:
         return None
-    arguments = merge_marks(marks)
+    # Imported where a test has the mark: other sessions do not pay for it.
+    from pytest_elastic.parametrizing import closest_first, merge_marks
+
+    arguments = merge_marks(closest_first(item))
     if not arguments and "nproc" not in item.config.stash[GIVEN]:
         return None
     return arguments
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each entry of a list in a mark."""
+    if metafunc.definition.get_closest_marker(MARK) is not None:
+        from pytest_elastic.parametrizing import parametrize_lists
+
+        parametrize_lists(metafunc)
 
 
 def look_ahead(path: Path, config: pytest.Config) -> None:
@@ -45,10 +56,10 @@ def look_ahead(path: Path, config: pytest.Config) -> None:
     if role(config) != "controller" or RUN in config.stash or only_looks(config):
         return
     try:
-        hint = _HINT.search(path.read_bytes())
+        source = path.read_bytes()
     except OSError:
         return  # pytest says so when it imports the file.
-    if hint is not None:
+    if any(hint in source for hint in _HINTS):
         run_of(config).start_early()
 
 
@@ -81,6 +92,14 @@ def tell_server(session: pytest.Session) -> None:
     if files:
         run.start_early()
     run.collected(files, modules)
+
+
+def prepare_controller_fixtures(session: pytest.Session) -> None:
+    """Make ready the fixtures that are set up once for all ranks, where a session has such."""
+    if is_xdist_worker(session.config) or named_in_ini(session.config):
+        from pytest_elastic.controller import moving
+
+        moving.prepare(session)
 
 
 def end_shared(config: pytest.Config) -> None:

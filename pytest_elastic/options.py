@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_elastic.one_line import one_line
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 Check = Callable[[Any], bool]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+# Tuples, not dataclasses: this module is imported in every session, and those take ten times as long to make.
+class Setting(NamedTuple):
     """One setting of a launch or of the run.
 
     Attributes:
@@ -320,8 +319,7 @@ def add_options(parser: pytest.Parser) -> None:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """A setting that an option or ini key gives.
 
     Attributes:

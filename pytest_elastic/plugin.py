@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import detection, parametrizing
-from pytest_elastic.controller import moving
+from pytest_elastic import detection
 from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
     _elastic_ports,
     elastic_launch,
@@ -65,14 +64,14 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 @pytest.hookimpl(trylast=True)  # last in the id of the test
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each entry of a list in the mark."""
-    parametrizing.parametrize_lists(metafunc)
+    detection.parametrize(metafunc)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Tell the server what to collect, or end it if nothing needs it; share what workers of xdist share."""
     detection.tell_server(session)
-    moving.prepare(session)
+    detection.prepare_controller_fixtures(session)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

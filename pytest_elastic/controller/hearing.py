@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import signal
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -144,8 +145,10 @@ class Hearing:
             self._selector.modify(peer, events, key.data)
 
     def _take(self, message: Message, peer: Peer) -> None:
-        if isinstance(message, _WORDS) and self._roster.rank(message.id).was_stopped:
-            return  # it was woken for its stacks only: what it does since then does not count
+        if isinstance(message, _WORDS) and not self._roster.rank(message.id).counts(message.time_ns):
+            return
+        if isinstance(message, RankExited) and not self._exit_counts(message):
+            return
         self._services.hear(message, peer)
         if isinstance(message, RankHello):
             self._arrivals.rank_arrived(message, peer)
@@ -184,6 +187,11 @@ class Hearing:
             self._arrivals.agent_arrived(message, peer)
         elif isinstance(message, AgentFinished):
             self._roster.agents[message.node].finished = message
+
+    def _exit_counts(self, message: RankExited) -> bool:
+        """Tell whether a rank ended by itself, or by the kill that was meant for it."""
+        rank = self._roster.rank(message.id)
+        return not rank.killed or message.exitcode == -signal.SIGKILL or rank.counts(message.time_ns)
 
     def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
         """Note a failure where it survives this session, and have the rest of its world end."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_elastic import kernel
+from pytest_elastic import clock, kernel
 from pytest_elastic.channel import Peer
 from pytest_elastic.forking import read_status
 from pytest_elastic.messages import (
@@ -39,6 +40,7 @@ class RankState:
     reports: list[RankReport] = field(default_factory=list)
     exited: RankExited | None = None
     killed: bool = False
+    closed_ns: int | None = None
     was_stopped: bool = False
     may_leave: bool = False
     writes_stacks: bool = False
@@ -67,6 +69,14 @@ class RankState:
             return False
         return self.finished is None or not (self.killed or self.exited.stopped)
 
+    def counts(self, time_ns: int) -> bool:
+        """Tell whether what the rank did at a time counts.
+
+        It does not once the controller ends ranks: those that are killed last see the connections of the first close.
+        Nor does anything that a stopped rank did after it was woken for its stacks.
+        """
+        return not self.was_stopped and (self.closed_ns is None or time_ns < self.closed_ns)
+
     def kill(self) -> None:
         """End the process now."""
         if self.alive():
@@ -88,6 +98,15 @@ class RankState:
             killed=self.killed,
             was_stopped=self.was_stopped,
         )
+
+
+def kill_together(ranks: Collection[RankState]) -> None:
+    """End ranks now; what any of them does of the others' deaths does not count."""
+    now = clock.monotonic_ns()
+    for rank in ranks:
+        rank.closed_ns = rank.closed_ns or now
+    for rank in ranks:
+        rank.kill()
 
 
 def any_failed(reports: list[RankReport]) -> bool:

@@ -21,7 +21,7 @@ from pytest_elastic.controller.clocks import Clocks
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
-from pytest_elastic.controller.peers import AgentState, RankState
+from pytest_elastic.controller.peers import AgentState, RankState, kill_together
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
@@ -212,8 +212,7 @@ class Supervisor:
             # Only the server's end closes this before it has told one.
             self._server_lost = self._server.last_words()
         # Its ranks are the server's children, not its own: they do not end with it.
-        for rank in self.roster.of_node(agent.order.node):
-            rank.kill()
+        kill_together(self.roster.of_node(agent.order.node))
         if agent.finished is None or agent.finished.state == "FAILED":
             self._clocks.agent_failed(alone=self.plan.agents == 1)
 
@@ -241,8 +240,7 @@ class Supervisor:
         agent.ended = True
         self._hearing.hear_all()
         agent.finished = agent.finished or inline.finished
-        for rank in self.roster.ranks():
-            rank.kill()
+        kill_together(self.roster.ranks())
 
     def rank_arrived(self, hello: RankHello, peer: Peer) -> None:
         """Let a rank start, unless its launch or its agent is at its end."""
@@ -305,15 +303,13 @@ class Supervisor:
             self._last_looks.append((StackRequest(silent, self.plan.directory), ranks))
         for request, ranks in [look for look in self._last_looks if look[0].answered()]:
             self._last_looks.remove((request, ranks))
-            for rank in ranks:
-                rank.kill()
+            kill_together(ranks)
         if self._clocks.end_has_come():
             self._kill_all()
 
     def _kill_all(self) -> None:
         self._killing_since = self._killing_since or clock.monotonic()
-        for rank in self.roster.ranks():
-            rank.kill()
+        kill_together(self.roster.ranks())
         for agent in self.roster.agents:
             agent.kill()
             if agent.handle is None and agent.status_fd is not None:

@@ -11,12 +11,13 @@ _HEAD = """\
 # Conformance
 
 What becomes of a test when something goes wrong on a rank.
-Each line is a file in `tests/conformance/rows`; the suite beside it runs them with `start_method="forkserver"` and `"spawn"`, asserts outcome, rank, words and the time from the failure to the verdict, and looks for what they left behind.
+Each line is a file in `tests/conformance/rows`; the suite beside it runs them, one of each kind with `start_method="spawn"` too, asserts outcome, rank, words and the time from the failure to the verdict, and looks for what they left behind.
 `*` stands for anything.
 
 ```
-pytest tests/conformance            # some minutes: each spawned rank imports torch
-pytest tests/conformance -rP        # with the seconds that each verdict took
+pytest tests/conformance                            # two minutes
+CONFORMANCE_SPAWN=all pytest tests/conformance      # all of them with spawned ranks too, which import torch each
+pytest tests/conformance -rP                        # with the seconds that each verdict took
 pytest tests/conformance/rows/fails_an_assert.py    # one of them, as a user would see it
 ```
 """

@@ -1,4 +1,4 @@
-"""Each row of the table, with forked and with spawned ranks.
+"""Each row of the table with forked ranks, and some (with ``CONFORMANCE_SPAWN=all`` each) with spawned ones.
 
 Rows run in as few pytest sessions as possible, before the first of them is judged. How long each verdict took is
 printed; ``-rP`` shows it. Under load it takes longer: what is asserted is the bound of the row and :data:`SLACK`
@@ -20,9 +20,10 @@ from .judging import assert_row, assert_session
 from .page import render, says
 from .sessions import ROWS as DIRECTORY
 from .sessions import SessionRecord, measure_pace, run_session
-from .table import ROWS, START_METHODS, Row, StartMethod, deadline_for
+from .table import ROWS, SPAWNED, START_METHODS, Row, StartMethod, deadline_for
 
 SLACK = float(os.environ.get("CONFORMANCE_SLACK", "5"))
+EACH_SPAWNED = os.environ.get("CONFORMANCE_SPAWN") == "all"
 AT_A_TIME = 3
 """Sessions that run side by side: some of them only wait."""
 NOT_IN_TABLE = {"conftest", "blocks", "blocks_after_a_launch"}
@@ -84,6 +85,8 @@ def sessions(request: pytest.FixtureRequest) -> Iterator[Sessions]:
 def parameters() -> Iterator[Any]:
     for row in (row for row in ROWS if row.needs is None or hasattr(pytest, row.needs)):
         for method in START_METHODS:
+            if method == "spawn" and not (EACH_SPAWNED or row.file in SPAWNED):
+                continue
             marks = [pytest.mark.xfail(strict=True, reason=row.deviates)] if row.deviates is not None else []
             yield pytest.param(row, method, id=f"{row.file}-{method}", marks=marks)
 
@@ -109,6 +112,7 @@ def test_each_row_has_a_file_that_says_what_it_is_and_each_file_a_row() -> None:
     names = {path.stem for path in DIRECTORY.glob("*.py")} | {path.parent.name for path in DIRECTORY.glob("*/row.py")}
     assert sorted(row.file for row in ROWS) == sorted(names - NOT_IN_TABLE)
     assert [row.file for row in ROWS if not says(row).endswith(".")] == []
+    assert {row.file for row in ROWS} >= SPAWNED
 
 
 def test_the_page_tells_the_table() -> None:

@@ -21,5 +21,25 @@ GROUPS = {
     "The whole session": WHOLE,
 }
 ROWS: tuple[Row, ...] = tuple(row for rows in GROUPS.values() for row in rows)
+SPAWNED: frozenset[str] = frozenset(
+    {
+        "dies_of_sigsegv",
+        "fails_an_assert",
+        "fails_in_setup",
+        "hangs_in_a_collective",
+        "hangs_with_the_gil",
+        "known_bug_on_one_rank",
+        "launch_fails",
+        "leaves_a_process",
+        "one_skips",
+        "os_exits_0",
+        "passes",
+        "raises_what_does_not_pickle",
+        "restarts_and_passes",
+        "sys_exits_3",
+        "warns",
+    }
+)
+"""One row of each kind: with spawned ranks, which import torch each, all of them take too long for every day."""
 
-__all__ = ["GROUPS", "ROWS", "START_METHODS", "Row", "StartMethod", "deadline_for"]
+__all__ = ["GROUPS", "ROWS", "SPAWNED", "START_METHODS", "Row", "StartMethod", "deadline_for"]
