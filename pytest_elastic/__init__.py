@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.launcher import ElasticLaunch
+    from pytest_elastic.controller.running import RunningAgent, RunningLaunch, RunningRank
     from pytest_elastic.controller_fixtures import controller_fixture
     from pytest_elastic.errors import (
         AgentFailedError,
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
         PortError,
         RanksDivergedError,
     )
+    from pytest_elastic.faults import (
+        AddNode,
+        InterruptAgent,
+        KillNode,
+        KillRank,
+        SignalRank,
+        StopRank,
+        TerminateAgent,
+    )
     from pytest_elastic.result import AgentResult, LaunchResult, RankFailure
     from pytest_elastic.roles import Role, role
     from pytest_elastic.services.etcd import EtcdServer
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_elastic.worker_failed import WorkerFailedError
 
 __all__ = [
+    "AddNode",
     "AgentFailedError",
     "AgentResult",
     "ArgumentError",
@@ -32,11 +43,20 @@ __all__ = [
     "ElasticWarning",
     "EtcdServer",
     "EtcdServerError",
+    "InterruptAgent",
+    "KillNode",
+    "KillRank",
     "LaunchResult",
     "PortError",
     "RankFailure",
     "RanksDivergedError",
     "Role",
+    "RunningAgent",
+    "RunningLaunch",
+    "RunningRank",
+    "SignalRank",
+    "StopRank",
+    "TerminateAgent",
     "WorkerFailedError",
     "controller_fixture",
     "role",
@@ -46,6 +66,7 @@ __all__ = [
 # of the names needs torch.
 _HOMES = {
     "controller.launcher": ("ElasticLaunch",),
+    "controller.running": ("RunningAgent", "RunningLaunch", "RunningRank"),
     "controller_fixtures": ("controller_fixture",),
     "errors": (
         "AgentFailedError",
@@ -55,6 +76,7 @@ _HOMES = {
         "PortError",
         "RanksDivergedError",
     ),
+    "faults": ("AddNode", "InterruptAgent", "KillNode", "KillRank", "SignalRank", "StopRank", "TerminateAgent"),
     "result": ("AgentResult", "LaunchResult", "RankFailure"),
     "roles": ("Role", "role"),
     "services.etcd": ("EtcdServer",),

@@ -302,6 +302,7 @@ class AgentFinished:
         rounds: How many rounds of the rendezvous it took part in.
         restarts: How often it restarted its workers because some failed.
         group_rank: Its rank in the last round, or ``None`` if it never had one.
+        left_ns: ``time.monotonic_ns()`` when a signal made it leave (torch's ``SignalException``), or ``None``.
     """
 
     node: int
@@ -312,6 +313,7 @@ class AgentFinished:
     rounds: int
     restarts: int
     group_rank: int | None
+    left_ns: int | None = None
 
 
 # --- rank to controller -------------------------------------------------------------------------------------

@@ -13,9 +13,12 @@ import pytest
 
 from pytest_elastic import compat
 from pytest_elastic.options import LAUNCH_ARGUMENTS, SETTINGS, Given
-from pytest_elastic.spec import ArgumentError, LaunchSpec, make_spec
+from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
 
 MARKER: Final = "elastic"
+EXTRAS: Final = ("faults", "rdzv_configs")
+"""Arguments of the mark that no option or ini key gives."""
+ALLOWED: Final = (*LAUNCH_ARGUMENTS, *EXTRAS)
 POSITIONAL: Final = "*"
 """Key under which merged arguments hold what a mark was given without a name."""
 _SOURCE: Final = "marker elastic"
@@ -89,12 +92,13 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
     positional = arguments.get(POSITIONAL)
     if positional:
         got = ", ".join(map(repr, positional))
-        raise ArgumentError(f"{_SOURCE} takes keywords only, got {got}; allowed are {', '.join(LAUNCH_ARGUMENTS)}")
+        raise ArgumentError(f"{_SOURCE} takes keywords only, got {got}; allowed are {', '.join(ALLOWED)}")
+    check_names(_SOURCE, [name for name in arguments if name != POSITIONAL], ALLOWED)
     for complaint in _complaints(_lists(arguments)):
         raise ArgumentError(complaint)
     callspec = getattr(item, "callspec", None)
     parameters: Mapping[str, Any] = callspec.params if callspec is not None else {}
-    chosen = dict(arguments)
+    chosen = {name: value for name, value in arguments.items() if name not in EXTRAS}
     for name in _SWEPT:
         entry = parameters.get(_hidden(name))
         if isinstance(chosen.get(name), list) or entry is not None:

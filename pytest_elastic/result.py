@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -65,12 +66,14 @@ class AgentResult(_Sendable):
     Attributes:
         node_rank: Rank of the node in the last round, as the rendezvous gave it; ``None`` if there was no round.
         state: ``"SUCCEEDED"``, ``"FAILED"`` (its workers failed, or it raised), or ``"KILLED"`` (it could not say).
+            ``"RUNNING"`` in a result that was taken before the end.
         exitcode: Exit code of the agent's process; ``None`` for an agent that ran inside pytest.
         exception: What the agent itself raised, or ``None``.
         traceback: Text of its traceback, or an empty text.
         rendezvous_shutdown: The rendezvous handler was shut down, exactly once.
         rendezvous_rounds: How many rounds of the rendezvous the agent took part in.
         restarts: How often it restarted its workers because some failed.
+        worlds: Number of ranks of each round that it started workers for, in order: ``[4, 2]``.
     """
 
     node_rank: int | None
@@ -81,6 +84,7 @@ class AgentResult(_Sendable):
     rendezvous_shutdown: bool = False
     rendezvous_rounds: int = 0
     restarts: int = 0
+    worlds: list[int] = field(default_factory=list)
 
 
 class Output(Mapping[int, str]):
@@ -128,6 +132,7 @@ class LaunchResult(Mapping[int, Any]):
         worlds: Number of ranks of each round, in order: ``[4, 2]``.
         agents: The agents, in order of start.
         log_dir: Directory with a folder a round and rank; removed after the test unless ``--elastic-log-dir`` is set.
+        problem: What is wrong with the launch, as its error says; an empty text if nothing is.
         leftovers: Processes and threads that ranks left behind and that were ended.
         raw_events: torch's events as JSON.
     """
@@ -143,6 +148,7 @@ class LaunchResult(Mapping[int, Any]):
     worlds: list[int]
     agents: tuple[AgentResult, ...]
     log_dir: Path
+    problem: str = field(default="", repr=False)
     leftovers: tuple[str, ...] = ()
     raw_events: tuple[str, ...] = field(default=(), repr=False)
 
@@ -171,3 +177,39 @@ class LaunchResult(Mapping[int, Any]):
         from torch.distributed.elastic.events import Event
 
         return tuple(Event.deserialize(event) for event in self.raw_events)
+
+    # --- assertions in one line ---
+
+    def assert_ok(self) -> None:
+        """Assert that every rank of the last round returned, and that nothing else went wrong."""
+        __tracebackhide__ = True
+        if self.problem:
+            raise AssertionError(f"the launch failed: {self.problem}")
+
+    def assert_failed(self, *, rank: int | None = None, match: str | None = None) -> None:
+        """Assert that the launch failed, and of what.
+
+        Args:
+            rank: The rank that failed first; ``None`` leaves open whether it was a rank.
+            match: Regular expression that is found (``re.search``) in what happened.
+        """
+        __tracebackhide__ = True
+        if not self.problem:
+            raise AssertionError(f"the launch did not fail: ranks {sorted(self)} returned")
+        if rank is not None and (self.first is None or self.first.collateral or self.first.rank != rank):
+            raise AssertionError(f"rank {rank} did not fail first: {self.problem}")
+        if match is not None and re.search(match, self.problem) is None:
+            raise AssertionError(f"the launch failed, but not of {match!r}: {self.problem}")
+
+    def assert_restarted(self, n: int) -> None:
+        """Assert how often workers were restarted because some failed; membership changes do not count."""
+        __tracebackhide__ = True
+        if self.restarts != n:
+            times = "once" if self.restarts == 1 else f"{self.restarts} times"
+            raise AssertionError(f"the workers were restarted {times}, not {n}; the worlds had {self.worlds} ranks")
+
+    def assert_no_orphans(self) -> None:
+        """Assert that no rank left a process or thread behind."""
+        __tracebackhide__ = True
+        if self.leftovers:
+            raise AssertionError(f"the launch left behind: {'; '.join(self.leftovers)}")

@@ -36,6 +36,9 @@ class ObservedAgent(LocalElasticAgent):
         exit_barrier: Seconds to wait for other agents after success (torch: 300).
         node: Index of this agent, in order of start.
         error: Raised instead of running, if given.
+
+    Attributes:
+        stopping_ns: ``time.monotonic_ns()`` when it last began to end its workers, or ``None``.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class ObservedAgent(LocalElasticAgent):
         self._grace = grace
         self._node = node
         self._error = error
+        self.stopping_ns: int | None = None
         self._noted: set[int] = set()
         self._pidfds: dict[int, int] = {}
 
@@ -116,6 +120,7 @@ class ObservedAgent(LocalElasticAgent):
         return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> None:  # noqa: ARG002
+        self.stopping_ns = clock.monotonic_ns()
         begin = clock.monotonic()
         super()._shutdown(death_sig, timeout=self._grace)  # type: ignore[arg-type]
         self._note_exits(stopping_since=begin)

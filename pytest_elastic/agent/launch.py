@@ -20,6 +20,7 @@ from torch.distributed.elastic.events import handlers as event_handlers
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
+from pytest_elastic import clock
 from pytest_elastic.agent.elastic_agent import ObservedAgent
 from pytest_elastic.agent.logs import RankLogs
 from pytest_elastic.agent.rendezvous import FreshPort, make_handler
@@ -101,7 +102,13 @@ def launch(
         rounds=0 if handler is None else handler.rounds,
         restarts=0 if agent is None else agent.restarts,
         group_rank=None if handler is None else handler.group_rank,
+        left_ns=None if not isinstance(error, SignalException) else _since(agent),
     )
+
+
+def _since(agent: ObservedAgent | None) -> int:
+    """Return when an agent that a signal ended began to stop its workers."""
+    return clock.monotonic_ns() if agent is None or agent.stopping_ns is None else agent.stopping_ns
 
 
 def _rendezvous_parameters(order: AgentOrder, store_fd: int | None) -> RendezvousParameters:

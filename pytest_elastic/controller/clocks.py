@@ -22,6 +22,7 @@ class Clocks:
         self._grace = grace
         self._deadline = math.inf
         self._end = math.inf
+        self._bereft = math.inf
         self._worlds: dict[str, float] = {}
 
     def start(self, timeout: float | None) -> None:
@@ -41,9 +42,22 @@ class Clocks:
         if self._end == math.inf:
             self._end = clock.monotonic() + (0.0 if alone else self._grace)
 
+    def note_bereft(self, bereft: bool) -> None:
+        """Note whether a node is lost that the others cannot do without: they get the grace time, unless one comes."""
+        if not bereft:
+            self._bereft = math.inf
+        elif self._bereft == math.inf:
+            self._bereft = clock.monotonic() + self._grace
+
+    def shorten(self, seconds: float) -> bool:
+        """Have the deadline come in some seconds; return whether it would have come later."""
+        earlier = clock.monotonic() + min(seconds, _AGES)
+        later, self._deadline = self._deadline > earlier, min(self._deadline, earlier)
+        return later
+
     def patience(self) -> float | None:
         """Return the seconds until the next of these times, a day at most; ``None`` if there is none."""
-        nearest = min(self._deadline, self._end, *self._worlds.values(), math.inf)
+        nearest = min(self._deadline, self._end, self._bereft, *self._worlds.values(), math.inf)
         return None if nearest == math.inf else min(clock.LONG, max(0.0, nearest - clock.monotonic()))
 
     def deadline_has_come(self) -> bool:
@@ -55,9 +69,9 @@ class Clocks:
 
     def end_has_come(self) -> bool:
         """Tell, once, that the grace time after an agent's failure is over."""
-        if clock.monotonic() < self._end:
+        if clock.monotonic() < min(self._end, self._bereft):
             return False
-        self._end = math.inf
+        self._end = self._bereft = math.inf
         return True
 
     def expired_worlds(self) -> list[str]:

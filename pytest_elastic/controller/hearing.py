@@ -179,6 +179,8 @@ class Hearing:
             if message.exitcode != 0 or (rank.finished is None and self._plan.work != "command"):
                 self._rank_failed(message)
         elif isinstance(message, RoundStarted):
+            if message.ranks:
+                self._roster.agents[message.node].rounds.append(message.ranks[0])
             for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
                 self._arrivals.hold(self._roster.rank(id), pid)
         elif isinstance(message, EventRecorded):

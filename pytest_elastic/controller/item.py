@@ -12,11 +12,12 @@ from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
 from pytest_elastic.controller.launch import Launch
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.faults import check_faults
 from pytest_elastic.messages import ItemOrder
 from pytest_elastic.parametrizing import spec_of
 from pytest_elastic.report import merge
@@ -134,7 +135,13 @@ class ElasticItem:
         request = Request(
             name=item.name,
             item=order,
-            rdzv_configs={},
+            rdzv_configs=self._arguments.get("rdzv_configs", {}),
+            faults=check_faults(
+                "marker elastic",
+                self._arguments.get("faults", ()),
+                may_add=takes_late_nodes(spec.rdzv_backend),
+                agents_are_processes=True,
+            ),
             rdzv_endpoint=self._fixtures.endpoint(spec.rdzv_backend),
             modules=self._run.modules,
         )
@@ -164,7 +171,7 @@ class ElasticItem:
         __tracebackhide__ = True
         assert self._plan is not None
         # With restarts only the last attempt counts, and nobody knows which it is before the end.
-        if when == "teardown" or self._plan.config["max_restarts"]:
+        if when == "teardown" or self._plan.may_form_again:
             return False
 
         def world() -> list[RankState]:

@@ -6,19 +6,26 @@ timed out by another plugin) and what a rank says is heard all the same.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 
+from pytest_elastic import clock
 from pytest_elastic.controller.live import LiveLines
+from pytest_elastic.controller.peers import RankState
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures
 from pytest_elastic.controller.supervisor import Supervisor
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.report.records import LaunchRecord
+
+T = TypeVar("T")
 
 
 class Launch:
@@ -50,13 +57,15 @@ class Launch:
         name = f"elastic-{self._supervisor.name}"
         self._thread = threading.Thread(target=self._supervisor.run, name=name, daemon=True)
 
-    def start(self, over: Callable[[], object]) -> None:
+    def start(self, over: Callable[[], object], *, held_open: bool = False) -> None:
         """Start the agents. Returns at once.
 
         Args:
             over: Called once nothing is left of the launch.
+            held_open: Lost nodes do not end it before :meth:`let_end`: others may still be added.
         """
         self._supervisor.over = over
+        self._supervisor.held_open = held_open
         self._supervisor.start_clocks()
         self._thread.start()
 
@@ -73,14 +82,19 @@ class Launch:
         assert self._supervisor.record is not None
         return self._supervisor.record
 
-    def wait_until(self, reached: Callable[[], bool]) -> bool:
+    def wait_until(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until ``reached()`` or the end of the launch; return what ``reached()`` says then.
 
         What the supervisor wants done in the thread of the test is done meanwhile.
+
+        Args:
+            reached: Tells whether to stop waiting; called whenever something may have happened.
+            timeout: Seconds to wait at most, or ``None``.
         """
         __tracebackhide__ = True
+        deadline = math.inf if timeout is None else clock.monotonic() + timeout
         try:
-            while (errand := self._next_errand(reached)) is not None:
+            while (errand := self._next_errand(reached, deadline)) is not None:
                 errand()
         except BaseException as error:
             # A person who presses Ctrl-C does not wait for stacks; a time-out of another plugin is to have them.
@@ -89,12 +103,15 @@ class Launch:
         self._live.show()
         return reached()
 
-    def _next_errand(self, reached: Callable[[], bool]) -> Callable[[], None] | None:
+    def _next_errand(self, reached: Callable[[], bool], deadline: float) -> Callable[[], None] | None:
         __tracebackhide__ = True
         with self._supervisor.changed:
             while not self._supervisor.errands and not self._supervisor.done.is_set() and not reached():
+                left = deadline - clock.monotonic()
+                if left <= 0:
+                    break
                 # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
-                self._supervisor.changed.wait(1.0)
+                self._supervisor.changed.wait(min(1.0, left))
                 self._live.show()
             return self._supervisor.errands.popleft() if self._supervisor.errands else None
 
@@ -107,6 +124,35 @@ class Launch:
         self._supervisor.cancel(stacks=stacks)
         self._thread.join()
         self._live.show()
+
+    # --- a launch that somebody holds a handle on ---
+
+    def do(self, action: Callable[[Supervisor], T]) -> T:
+        """Have something done in the thread of the supervisor.
+
+        Raises:
+            ElasticError: The launch is over.
+        """
+        __tracebackhide__ = True
+        return self._supervisor.do(lambda: action(self._supervisor))
+
+    def let_end(self, timeout: float | None) -> None:
+        """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
+        with contextlib.suppress(ElasticError):  # it is over already
+            self._supervisor.do(lambda: self._supervisor.let_end(timeout))
+
+    def watch_output(self) -> None:
+        """Have :meth:`wait_until` look whenever a rank has written."""
+        with contextlib.suppress(ElasticError):  # it is over already
+            self._supervisor.do(self._supervisor.watch_output)
+
+    def formed_world(self) -> list[RankState]:
+        """Return the ranks of the last world if all of them have started, else none."""
+        return self.roster.formed_world(silent=self.plan.work == "command")
+
+    def snapshot(self) -> LaunchRecord:
+        """Return what is known by now."""
+        return self.record or self._supervisor.make_record()
 
     @property
     def roster(self) -> Roster:

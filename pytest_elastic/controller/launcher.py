@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
@@ -12,17 +12,21 @@ import pytest
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
+from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.launch_config import drop_empty_log_directory
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.run import ElasticRun
+from pytest_elastic.controller.running import RunningLaunch
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.faults import Fault, check_faults
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.pickling import pickle_exception
 from pytest_elastic.report.output import launch_sections
-from pytest_elastic.report.verdict import judge, not_preloaded
+from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.report.verdict import Verdict, judge, not_preloaded
 from pytest_elastic.result import LaunchResult
 from pytest_elastic.roles import role
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
@@ -40,6 +44,7 @@ _OWN_ARGUMENTS: Final = (
     "rdzv_endpoint",
     "agent",
     "agent_error",
+    "faults",
 )
 _BESIDE_CONFIG: Final = ("timeout", "env")
 LAST_RESULT: Final = pytest.StashKey[LaunchResult]()
@@ -60,6 +65,7 @@ class ElasticLaunch:
         self._run: ElasticRun = run_of(request.config)
         self._owner = os.getpid()
         self._plans: list[LaunchPlan] = []
+        self._started: list[RunningLaunch] = []
 
     def __call__(
         self,
@@ -73,6 +79,7 @@ class ElasticLaunch:
         rdzv_endpoint: str = "",
         agent: Literal["process", "inline"] = "process",
         agent_error: BaseException | None = None,
+        faults: Sequence[Fault] = (),
         **settings: Any,
     ) -> LaunchResult:
         """Run an entry point on ``nnodes * nproc`` ranks and wait for the end.
@@ -92,6 +99,7 @@ class ElasticLaunch:
             agent: ``"process"``, or ``"inline"`` to run the agent in a thread of the pytest process, where torch's
                 agent can be patched.
             agent_error: Exception that the agents raise instead of running.
+            faults: What the launch is to suffer, and when: ``[KillRank(2, when_output="step 3")]``.
             **settings: The arguments of the marker ``elastic``: ``nproc``, ``nnodes``, ``timeout`` (seconds), ...
 
         Returns:
@@ -104,16 +112,101 @@ class ElasticLaunch:
             ElasticError: An argument is not allowed, or the preloaded server could not start.
         """
         __tracebackhide__ = True
+        plan = self._prepare(
+            "elastic_launch",
+            entrypoint,
+            args,
+            kwargs=kwargs,
+            agents=agents,
+            config=config,
+            rdzv_configs=rdzv_configs,
+            rdzv_endpoint=rdzv_endpoint,
+            agent=agent,
+            agent_error=agent_error,
+            faults=faults,
+            settings=settings,
+        )
+        return self.finish(self._run.launch(plan), check=check)
+
+    def start(
+        self,
+        entrypoint: Callable[..., Any] | str | os.PathLike[str],
+        *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        agents: int | None = None,
+        config: LaunchConfig | None = None,
+        rdzv_configs: Mapping[str, Any] | None = None,
+        rdzv_endpoint: str = "",
+        agent: Literal["process", "inline"] = "process",
+        agent_error: BaseException | None = None,
+        faults: Sequence[Fault] = (),
+        **settings: Any,
+    ) -> RunningLaunch:
+        """Start a launch and return at once, with a handle on it; use it in a ``with`` block.
+
+        Args:
+            entrypoint: As for ``elastic_launch`` itself, like everything that follows.
+            *args: Its positional arguments.
+            kwargs: Keyword arguments of a callable.
+            agents: How many of the nodes come at the start; default all.
+            config: torch's ``LaunchConfig``.
+            rdzv_configs: Settings of the rendezvous backend.
+            rdzv_endpoint: Endpoint of the rendezvous.
+            agent: ``"process"`` or ``"inline"``.
+            agent_error: Exception that the agents raise instead of running.
+            faults: What the launch is to suffer, and when.
+            **settings: The arguments of the marker ``elastic``.
+
+        Raises:
+            ElasticError: An argument is not allowed, or the preloaded server could not start.
+        """
+        __tracebackhide__ = True
+        plan = self._prepare(
+            "elastic_launch.start",
+            entrypoint,
+            args,
+            kwargs=kwargs,
+            agents=agents,
+            config=config,
+            rdzv_configs=rdzv_configs,
+            rdzv_endpoint=rdzv_endpoint,
+            agent=agent,
+            agent_error=agent_error,
+            faults=faults,
+            settings=settings,
+        )
+        running = RunningLaunch(self, self._run.launch(plan, held_open=True))
+        self._started.append(running)
+        return running
+
+    def _prepare(
+        self,
+        source: str,
+        entrypoint: Callable[..., Any] | str | os.PathLike[str],
+        args: tuple[Any, ...],
+        *,
+        kwargs: Mapping[str, Any] | None,
+        agents: int | None,
+        config: LaunchConfig | None,
+        rdzv_configs: Mapping[str, Any] | None,
+        rdzv_endpoint: str,
+        agent: str,
+        agent_error: BaseException | None,
+        faults: Sequence[Fault],
+        settings: dict[str, Any],
+    ) -> LaunchPlan:
+        """Check everything, and make the plan of a launch."""
+        __tracebackhide__ = True
         drop_empty_log_directory(config)
-        spec = self._spec(settings, config, bool(rdzv_configs) or bool(rdzv_endpoint))
+        spec = self._spec(source, settings, config, bool(rdzv_configs) or bool(rdzv_endpoint))
         if agent not in ("process", "inline"):
-            raise ArgumentError(f'elastic_launch(agent=): got {one_line(agent)}, expected "process" or "inline"')
+            raise ArgumentError(f'{source}(agent=): got {one_line(agent)}, expected "process" or "inline"')
         if agent_error is not None and not isinstance(agent_error, BaseException):
-            raise ArgumentError(f"elastic_launch(agent_error=): got {one_line(agent_error)}, expected an exception")
+            raise ArgumentError(f"{source}(agent_error=): got {one_line(agent_error)}, expected an exception")
         entry = make_entry_point(entrypoint, args, kwargs if kwargs is not None else {})
         if entry.command is not None and "backend" in settings:
             raise ArgumentError(
-                f"elastic_launch(backend=): got {spec.backend!r} for a command; only functions and tests get a group"
+                f"{source}(backend=): got {spec.backend!r} for a command; only functions and tests get a group"
             )
         request = Request(
             name=entry.name,
@@ -124,24 +217,33 @@ class ElasticLaunch:
             rdzv_endpoint=rdzv_endpoint or self._endpoint(spec, config),
             inline=agent == "inline",
             agent_error=None if agent_error is None else pickle_exception(agent_error),
+            faults=check_faults(
+                source,
+                faults,
+                may_add=takes_late_nodes(spec.rdzv_backend if config is None else config.rdzv_backend),
+                agents_are_processes=agent == "process",
+            ),
             modules=self._run.modules,
         )
         plan = self._plan(spec, request)
         self._plans.append(plan)
-        return self._finish(plan, check=check)
+        return plan
 
-    def _spec(self, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool) -> LaunchSpec:
+    def _spec(
+        self, source: str, settings: dict[str, Any], config: LaunchConfig | None, has_rendezvous: bool
+    ) -> LaunchSpec:
         __tracebackhide__ = True
-        check_names("elastic_launch", list(settings), (*LAUNCH_ARGUMENTS, *_OWN_ARGUMENTS))
+        own = [name for name in _OWN_ARGUMENTS if name != "check" or source == "elastic_launch"]
+        check_names(source, list(settings), (*LAUNCH_ARGUMENTS, *own))
         if config is not None:
             if not hasattr(config, "rdzv_backend"):
-                raise ArgumentError(f"elastic_launch(config=): got {one_line(config)}, expected a torch LaunchConfig")
-            check_names("elastic_launch(config=)", list(settings), _BESIDE_CONFIG)
+                raise ArgumentError(f"{source}(config=): got {one_line(config)}, expected a torch LaunchConfig")
+            check_names(f"{source}(config=)", list(settings), _BESIDE_CONFIG)
             if has_rendezvous:
-                raise ArgumentError("elastic_launch(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
+                raise ArgumentError(f"{source}(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
         # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
         given = {name: value for name, value in self._run.given.items() if name != "backend"}
-        return make_spec("elastic_launch", settings, given)
+        return make_spec(source, settings, given)
 
     def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
         __tracebackhide__ = True
@@ -165,29 +267,40 @@ class ElasticLaunch:
         self._request.node.stash[USES_SHARED] = True
         return str(self._request.getfixturevalue("etcd_server").endpoint)
 
-    def _finish(self, plan: LaunchPlan, *, check: bool) -> LaunchResult:
+    def finish(self, launch: Launch, *, check: bool) -> LaunchResult:
+        """Wait for the end of a launch, warn of what it left behind, and return its result or raise its error."""
         __tracebackhide__ = True
-        launch = self._run.launch(plan)
         record = launch.wait()
         if launch.broken is not None:
             raise ElasticError(not_preloaded(launch.broken))
-        verdict = judge(record)
-        self._request.node.stash[LAST_RESULT] = verdict.result
+        verdict = self.keep(record)
         try:
-            unsafe = self._run.unsafe_once()
-            messages = [unsafe] if unsafe is not None else []
-            for message in messages + [f"{what}; it was ended" for what in verdict.result.leftovers]:
-                warnings.warn(ElasticWarning(message), stacklevel=3)
+            self.warn_of(verdict.result)
         finally:
             # Also where warnings are errors: what failed says more than what was left behind.
             if check and verdict.error is not None:
                 raise verdict.error
         return verdict.result
 
+    def keep(self, record: LaunchRecord) -> Verdict:
+        """Judge a launch, and keep its result for the report of the test."""
+        verdict = judge(record)
+        self._request.node.stash[LAST_RESULT] = verdict.result
+        return verdict
+
+    def warn_of(self, result: LaunchResult) -> None:
+        """Warn of what ranks left behind, and once of a server that is not fit."""
+        unsafe = self._run.unsafe_once()
+        messages = [unsafe] if unsafe is not None else []
+        for message in messages + [f"{what}; it was ended" for what in result.leftovers]:
+            warnings.warn(ElasticWarning(message), stacklevel=4)
+
     def close(self) -> None:
-        """Remove what the launches of the test left on disk."""
+        """End what is left of the test's launches, and remove what they left on disk."""
         if os.getpid() != self._owner:
             return
+        for running in self._started:
+            running.close()
         for plan in self._plans:
             remove_run_directory(plan.scratch)
 

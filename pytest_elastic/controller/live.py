@@ -7,14 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.controller.output_watch import files_of
 from pytest_elastic.controller.peers import RankState
-
-_STREAMS: Final = ("stdout.log", "stderr.log")
 
 
 class LiveLines:
@@ -57,8 +56,7 @@ class OutputTails:
     def follow(self, ranks: Iterable[RankState], *, last: bool = False) -> None:
         """Add the lines that are complete by now; with ``last`` the rest too."""
         for rank in ranks:
-            for stream in _STREAMS:
-                file = self._directory / rank.id.world / str(rank.id.rank) / stream
+            for file in files_of(rank, self._directory):
                 offset, rest = self._seen.get(file, (0, b""))
                 try:
                     with file.open("rb") as log:

@@ -40,6 +40,7 @@ class RankState:
     reports: list[RankReport] = field(default_factory=list)
     exited: RankExited | None = None
     killed: bool = False
+    fault: str = ""
     closed_ns: int | None = None
     was_stopped: bool = False
     may_leave: bool = False
@@ -96,6 +97,7 @@ class RankState:
             reports=tuple(self.reports),
             exited=self.exited,
             killed=self.killed,
+            fault=self.fault,
             was_stopped=self.was_stopped,
         )
 
@@ -128,6 +130,17 @@ class AgentState:
     exitcode: int | None = None
     ended: bool = False
     killed: bool = False
+    fault: str = ""
+    lost_ns: int | None = None
+    rounds: list[RankId] = field(default_factory=list)
+
+    def note_end(self) -> bool:
+        """Take note that the agent has ended; return whether it is lost: dead without a word, or gone by a signal."""
+        if self.finished is not None:
+            self.lost_ns = self.finished.left_ns
+        elif not self.killed:
+            self.lost_ns = self.lost_ns or clock.monotonic_ns()
+        return self.lost_ns is not None
 
     def read_status(self) -> tuple[kernel.ProcessHandle | None, bool]:
         """Read what the server says of the process; return it if it has just started, and whether it has ended."""
@@ -151,6 +164,10 @@ class AgentState:
         self.handle, self.exitcode, self.ended, self.killed = None, None, False, False
         return pids
 
+    def runs(self) -> bool:
+        """Tell whether the agent is alive, as far as one can see now."""
+        return not self.ended and (self.handle is None or self.handle.alive())
+
     def kill(self) -> None:
         """End the process now."""
         if not self.ended and self.handle is not None:
@@ -169,5 +186,9 @@ class AgentState:
             exitcode=self.exitcode,
             killed=self.killed,
             said_hello=self.hello is not None,
+            ended=self.ended,
+            fault=self.fault,
+            lost_ns=self.lost_ns,
+            rounds=tuple(self.rounds),
             log=log,
         )

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_elastic import clock
+from pytest_elastic.faults import Fault
 from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder
 from pytest_elastic.report.records import Work
+
+
+def takes_late_nodes(rdzv_backend: str) -> bool:
+    """Tell whether nodes may come late or be lost: the rendezvous is not built in or static."""
+    return rdzv_backend not in ("local", "static")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +45,7 @@ class LaunchPlan:
         inline: The agent runs in a thread of the pytest process.
         agent_error: Pickled exception that the agents raise instead of running, or ``None``.
         host_store: The rendezvous has no endpoint: its store is hosted here.
+        faults: What the launch is to suffer.
         nodeid: The test that launches.
         failure_log: File to which failures are written the moment they are known, or ``None``.
     """
@@ -65,6 +72,7 @@ class LaunchPlan:
     inline: bool = False
     agent_error: bytes | None = field(default=None, repr=False)
     host_store: bool = False
+    faults: tuple[Fault, ...] = ()
     nodeid: str = ""
     failure_log: Path | None = None
 
@@ -91,6 +99,12 @@ class LaunchPlan:
     def hosts_store_outside(self) -> bool:
         """The store of the rendezvous gets a process of its own."""
         return self.host_store and self.config["rdzv_backend"] == "c10d"
+
+    @property
+    def may_form_again(self) -> bool:
+        """More than one world may form: after a restart, or when a node comes or goes."""
+        config = self.config
+        return bool(config["max_restarts"] or self.faults or config["min_nodes"] < config["max_nodes"])
 
     def open_store_socket(self) -> socket.socket | None:
         """Open a socket for the store of the rendezvous, on loopback only; ``None`` if it needs none.

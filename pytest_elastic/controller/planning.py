@@ -20,6 +20,7 @@ from pytest_elastic.controller.environment import rank_environment
 from pytest_elastic.controller.launch_config import fields_of
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.faults import Fault
 from pytest_elastic.messages import ItemOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.spec import ArgumentError, LaunchSpec
@@ -50,6 +51,7 @@ class Request:
         rdzv_endpoint: Its endpoint, or an empty text.
         inline: The agent runs inside pytest.
         agent_error: Pickled exception for the agents to raise, or ``None``.
+        faults: What the launch is to suffer.
         modules: Name and file of the test modules that pytest has imported.
     """
 
@@ -62,6 +64,7 @@ class Request:
     rdzv_endpoint: str = ""
     inline: bool = False
     agent_error: bytes | None = None
+    faults: tuple[Fault, ...] = ()
     modules: Mapping[str, str]
 
 
@@ -88,6 +91,7 @@ def make_plan(
     else:
         given, backend, form = request.config.rdzv_configs, request.config.rdzv_backend, HOST_OR_BOTH
     source = "elastic_launch" if request.config is None else "elastic_launch(config=): LaunchConfig"
+    source = source if request.item is None else "marker elastic"
     check_rendezvous(source, backend, request.rdzv_endpoint, given, form=form)
     try:
         cwd = os.getcwd()
@@ -147,6 +151,7 @@ def make_plan(
         modules=dict(request.modules),
         inline=request.inline,
         agent_error=request.agent_error,
+        faults=request.faults,
         host_store=not config["rdzv_endpoint"],
     )
 

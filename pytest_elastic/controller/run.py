@@ -186,15 +186,15 @@ class ElasticRun:
             assert self._directory is not None
             return self._directory
 
-    def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None) -> Launch:
+    def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
-        launch = self._start_launch(plan, fixtures)
+        launch = self._start_launch(plan, fixtures, held_open)
         if plan.needs_safe_server and self._unsafe is None:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
                 self._unsafe = self._untold = launch.unsafe
-                launch = self._start_launch(plan, fixtures)
+                launch = self._start_launch(plan, fixtures, held_open)
         return launch
 
     def unsafe_once(self) -> str | None:
@@ -207,7 +207,7 @@ class ElasticRun:
             "are forked before that and collect their test anew, which takes longer"
         )
 
-    def _start_launch(self, plan: LaunchPlan, fixtures: Fixtures | None) -> Launch:
+    def _start_launch(self, plan: LaunchPlan, fixtures: Fixtures | None, held_open: bool) -> Launch:
         __tracebackhide__ = True
         with ExitStack() as over:
             if plan.inline:
@@ -215,7 +215,7 @@ class ElasticRun:
             server = self._server_for(plan)
             over.callback(server.leave)
             launch = Launch(plan, server, fixtures, write=terminal_writer(self._config), stream=self.streams)
-            launch.start(over.pop_all().close)
+            launch.start(over.pop_all().close, held_open=held_open)
         return launch
 
     def _take_turn(self, plan: LaunchPlan) -> Callable[[], object]:

@@ -8,30 +8,35 @@ import os
 import pickle
 import selectors
 import signal
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pytest_elastic import clock, kernel, tasks
+from pytest_elastic import clock, tasks
 from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.fault_schedule import FaultSchedule
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
+from pytest_elastic.controller.output_watch import OutputWatch
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures
 from pytest_elastic.controller.stack_request import StackRequest, wrote_stacks
+from pytest_elastic.controller.store_host import StoreHost
 from pytest_elastic.controller.sweeping import sweep
-from pytest_elastic.forking import Task, read_status
-from pytest_elastic.messages import AgentHello, AgentOrder, Go, RankHello
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.forking import Task
+from pytest_elastic.messages import AgentHello, Go, RankHello
 from pytest_elastic.report.records import LaunchRecord
 
+T = TypeVar("T")
 _TICK: Final = 0.02
 _SERVER_PATIENCE: Final = 1.0
 """Seconds that the server gets to say that a killed agent has ended; it needs a few milliseconds."""
@@ -57,6 +62,7 @@ class Supervisor:
         unsafe: Why ranks cannot be forked from this server: no rank was started.
         error: An error of the supervisor's own.
         record: What is known of the launch once it is over.
+        held_open: Somebody may still add nodes.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Supervisor:
         self.unsafe: str | None = None
         self.error: BaseException | None = None
         self.record: LaunchRecord | None = None
+        self.held_open = False
         self._server = server
         self._tails = OutputTails(plan.directory, live) if stream else None
         self._selector = selectors.DefaultSelector()
@@ -94,9 +101,13 @@ class Supervisor:
             errand=self.errands.append,
             wake=self._reception.wake,
         )
-        self._store: socket.socket | None = None
-        self._host_status: int | None = None
+        self._store = StoreHost(plan)
+        self._watch: OutputWatch | None = None
+        self._faults = FaultSchedule(plan.faults, self.roster, plan.directory, self, silent=plan.work == "command")
+        self._actions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
+        self._timeout = plan.timeout
         self._timed_out = False
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
@@ -116,6 +127,39 @@ class Supervisor:
         self._cancelled.set()
         self._reception.wake()
 
+    def do(self, action: Callable[[], T]) -> T:
+        """Have something done in this supervisor's thread; may be called from any other thread.
+
+        Raises:
+            ElasticError: The launch is over.
+        """
+        __tracebackhide__ = True
+        future: Future[T] = Future()
+        with self.changed:
+            if self.done.is_set():
+                raise ElasticError("the launch is over")
+            self._actions.append((action, future))
+        self._reception.wake()
+        return future.result()
+
+    def _act(self) -> None:
+        while self._actions:
+            action, future = self._actions.popleft()
+            try:
+                future.set_result(action())
+            except BaseException as error:  # noqa: BLE001 (raised in the thread that asked)
+                future.set_exception(error)
+
+    def watch_output(self) -> None:
+        """Be woken whenever a rank writes, from now on."""
+        self._watch = self._watch or OutputWatch(self.plan.directory, self._selector)
+
+    def let_end(self, timeout: float | None) -> None:
+        """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
+        self.held_open = False
+        if timeout is not None and self._clocks.shorten(timeout):
+            self._timeout = timeout
+
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
         self._clocks.start(self.plan.timeout)
@@ -132,6 +176,8 @@ class Supervisor:
                     self._look_at_inline_agent(self._inline)
                 self._look_at_clocks()
                 self._hearing.deliver()
+                self._look_at_faults()
+                self._act()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
                 with self.changed:
@@ -142,40 +188,48 @@ class Supervisor:
         finally:
             try:
                 self._clean_up()
-                self.record = self._make_record()
+                self.record = self.make_record()
             except BaseException as error:  # noqa: BLE001
                 self.error = self.error or error
             try:
                 self.over()
             finally:
-                self.done.set()
                 with self.changed:
+                    self.done.set()
                     self.changed.notify_all()
+                for _, future in self._actions:
+                    future.set_exception(ElasticError("the launch is over"))
 
     def _start_agents(self) -> None:
         plan = self.plan
         (plan.scratch / "rank.order").write_bytes(pickle.dumps(plan.rank_order(self._reception.address)))
-        store = self._store = plan.open_store_socket()
         try:
-            if plan.hosts_store_outside and store is not None:
-                self._host_status = self._fork("store", tasks.host_store, (), [store.fileno()])
-            for node in range(plan.agents):
-                fds = []
-                if store is not None and node == 0 and plan.config["rdzv_backend"] == "local":
-                    fds = [store.fileno()]
-                order = plan.agent_order(
-                    node, self._reception.address, store_port=port_of(store), store_fd=0 if fds else None
-                )
-                self._start_agent(order, fds)
-            if store is not None and not plan.holds_port:
-                store.close()
+            self._store.open(self._fork)
+            for _ in range(plan.agents):
+                self._start_agent()
+            self._store.handed_over()
         except OSError as error:
             self._server_lost = f"{error}\n{self._server.last_words()}"
             for agent in self.roster.agents:
                 agent.ended = agent.ended or agent.status_fd is None
             self._kill_all()
 
-    def _start_agent(self, order: AgentOrder, fds: list[int]) -> None:
+    def add_agent(self) -> AgentState:
+        """Start one more agent.
+
+        Raises:
+            ElasticError: The launch is at its end.
+        """
+        if self._killing_since is not None:
+            raise ElasticError("the launch is at its end: no agent can be added")
+        return self._start_agent()
+
+    def _start_agent(self) -> AgentState:
+        node = len(self.roster.agents)
+        fds = self._store.fds_for(node)
+        order = self.plan.agent_order(
+            node, self._reception.address, store_port=self._store.port, store_fd=0 if fds else None
+        )
         file = self.plan.scratch / f"agent-{order.node}.order"
         file.write_bytes(pickle.dumps(order))
         agent = AgentState(order=order)
@@ -186,10 +240,11 @@ class Supervisor:
             self._inline = InlineAgent(order, self._server.address, store_fd, self._reception.wake)
             if self._server.word is not None:
                 self.agent_arrived(replace(self._server.word, node=order.node, pid=os.getpid()), None)
-                return
+                return agent
             what, name, fds = tasks.vouch_for_server, f"voucher-{order.node}", []
         agent.status_fd = self._fork(name, what, (str(file),), fds)
         self._selector.register(agent.status_fd, selectors.EVENT_READ, lambda: self._agent_status(agent))
+        return agent
 
     def _fork(self, name: str, target: Callable[..., None], args: tuple[Any, ...], fds: list[int]) -> int:
         return self._server.fork(Task(name, target, args), cwd=self.plan.cwd, sys_path=self.plan.sys_path, fds=fds)
@@ -213,7 +268,7 @@ class Supervisor:
             self._server_lost = self._server.last_words()
         # Its ranks are the server's children, not its own: they do not end with it.
         kill_together(self.roster.of_node(agent.order.node))
-        if agent.finished is None or agent.finished.state == "FAILED":
+        if not agent.note_end() and (agent.finished is None or agent.finished.state == "FAILED"):
             self._clocks.agent_failed(alone=self.plan.agents == 1)
 
     def agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
@@ -249,6 +304,10 @@ class Supervisor:
         rank.peer = peer
         rank.writes_stacks = hello.writes_stacks
         self.hold(rank, hello.pid)
+        rivals = self.roster.rivals(hello.id)
+        if rivals and not self._split:
+            self._split = (rivals[0].id.world, hello.id.world)
+            self._kill_all()
         if self._killing_since is not None or self.roster.agents[hello.id.node].ended:
             rank.kill()
         else:
@@ -275,9 +334,53 @@ class Supervisor:
         self._hearing.gone(rank.id)
 
     def _patience(self) -> float | None:
-        if self._stacks is not None or self._last_looks or self._tails is not None:
+        polls = self._watch is not None and self._watch.polls
+        if self._stacks is not None or self._last_looks or self._tails is not None or polls:
             return _TICK
-        return 0.1 if self._killing_since is not None else self._clocks.patience()
+        times = [0.1 if self._killing_since is not None else None, self._clocks.patience(), self._faults.patience()]
+        return min((seconds for seconds in times if seconds is not None), default=None)
+
+    # --- what is done to agents and ranks on purpose ---
+
+    def signal_rank(self, rank: RankState, signum: int, why: str) -> None:
+        """Send a signal to a rank, which is what happened to it if it dies of that."""
+        if rank.alive() and rank.handle is not None:
+            rank.fault = why or rank.fault
+            rank.handle.send(signum)
+
+    def signal_agent(self, node: int, signum: int, why: str) -> bool:
+        """Send a signal to an agent, and with SIGKILL to its ranks; tell whether it lived."""
+        agent = self.roster.agents[node] if node < len(self.roster.agents) else None
+        if agent is None or agent.handle is None or not agent.runs():
+            return False
+        agent.fault = why
+        agent.handle.send(signum)
+        if signum == signal.SIGKILL:
+            agent.lost_ns = clock.monotonic_ns()
+            kill_together(self.roster.of_node(node))
+        return True
+
+    def _look_at_faults(self) -> None:
+        if self._faults.reads_output:
+            self.watch_output()
+        if self._watch is not None:
+            self._watch.follow(self.roster.ranks())
+        if self._killing_since is None:
+            self._faults.look()
+
+    def _misses_a_node(self) -> bool:
+        """Tell whether a node is lost that the others cannot do without, and that nobody is going to replace."""
+        lost = [agent.order.node for agent in self.roster.agents if agent.lost_ns is not None and agent.ended]
+        if not lost or self.held_open or self._faults.adds_nodes():
+            return False
+        world = self.roster.last_world()
+        done = all(rank.finished is not None or rank.over() for rank in world)
+        if done and any(rank.id.node in lost for rank in world):
+            # Where the work of the others is done, they wait for it before they end.
+            return all(rank.finished is not None for rank in world if rank.id.node not in lost)
+        config = self.plan.config
+        needed = config["min_nodes"] if takes_late_nodes(config["rdzv_backend"]) else self.plan.agents
+        return sum(not agent.ended for agent in self.roster.agents) < needed
 
     def _look_at_clocks(self) -> None:
         if self._cancelled.is_set() and self._wants_stacks:
@@ -304,6 +407,7 @@ class Supervisor:
         for request, ranks in [look for look in self._last_looks if look[0].answered()]:
             self._last_looks.remove((request, ranks))
             kill_together(ranks)
+        self._clocks.note_bereft(self._misses_a_node())
         if self._clocks.end_has_come():
             self._kill_all()
 
@@ -351,10 +455,7 @@ class Supervisor:
         if self._tails is not None:
             self._tails.follow(self.roster.ranks(), last=True)
         self._reception.close()
-        if self._store is not None:
-            self._store.close()
-        if self._host_status is not None:
-            self._end_store_host(self._host_status)
+        self._store.close()
         for agent in self.roster.agents:
             if agent.status_fd is not None:
                 os.close(agent.status_fd)
@@ -369,25 +470,20 @@ class Supervisor:
         self._server.known.difference_update(own)
         self._hearing.close()
         self.roster.release()
+        if self._watch is not None:
+            self._watch.close()
         self._selector.close()
         for semaphore in glob.glob(f"/dev/shm/sem.{self.name}-*"):
             with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
                 os.unlink(semaphore)
 
-    def _end_store_host(self, status: int) -> None:
-        if kernel.readable(status, _SERVER_PATIENCE) and len(data := os.read(status, 8)) == 8:
-            handle = kernel.ProcessHandle(read_status(data))
-            handle.send(signal.SIGKILL)
-            handle.close()
-            kernel.readable(status, _SERVER_PATIENCE)  # until the server has reaped it
-        os.close(status)
-
-    def _make_record(self) -> LaunchRecord:
+    def make_record(self) -> LaunchRecord:
+        """Return what is known by now."""
         directory = self.plan.directory
         return LaunchRecord(
             name=self.plan.name,
             work=self.plan.work,
-            timeout=self.plan.timeout,
+            timeout=self._timeout,
             timed_out=self._timed_out,
             started_ns=self._started_ns,
             ended_ns=clock.monotonic_ns(),
@@ -404,9 +500,6 @@ class Supervisor:
             server_words=self._server.last_words()
             if any(agent.finished is None for agent in self.roster.agents)
             else "",
+            split=self._split,
+            faults_left=self._faults.not_happened(),
         )
-
-
-def port_of(store: socket.socket | None) -> int | None:
-    """Return the port of a socket, or ``None`` for no socket."""
-    return None if store is None else int(store.getsockname()[1])

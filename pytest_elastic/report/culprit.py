@@ -116,8 +116,8 @@ def blame_for(type_name: str, message: str) -> Blame:
     return Blame.LOST_PEER if is_peer_loss(type_name, message) else Blame.OWN
 
 
-def is_collateral(rank: RankRecord, culprit: RankRecord) -> bool:
-    """Tell whether a rank failed only because the culprit had."""
+def is_collateral(rank: RankRecord, culprit: RankRecord | None) -> bool:
+    """Tell whether a rank failed only because the culprit had, which is no rank where it is ``None``."""
     return rank is not culprit and blame_of(rank) > Blame.OWN
 
 

@@ -73,7 +73,7 @@ def what_happened(rank: RankRecord, *, work: Work) -> str:
     assert rank.exited is not None
     name = signal_name(rank.exited.exitcode)
     if name is not None:
-        return f"killed by {name}"
+        return f"killed by {name}" + (f" ({rank.fault})" if rank.fault else "")
     if rank.hello_ns is None:
         return f"exited with code {rank.exited.exitcode} before it could start"
     return f"exited with code {rank.exited.exitcode}{too_early}"

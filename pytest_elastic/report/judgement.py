@@ -14,9 +14,10 @@ from pytest_elastic.messages import RankReport
 from pytest_elastic.report.culprit import Blame, blame_for, blame_of, died_late, ended_by_us
 from pytest_elastic.report.describe import one_line, shortened, what_happened
 from pytest_elastic.report.endings import ending
+from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
-from pytest_elastic.report.verdict import judge, not_preloaded
+from pytest_elastic.report.verdict import agent_error, judge, not_preloaded
 
 When = Literal["setup", "call", "teardown"]
 PHASES: tuple[When, ...] = ("setup", "call", "teardown")
@@ -97,6 +98,8 @@ def judge_test(record: LaunchRecord, *, broken: str | None = None) -> tuple[Judg
 def _judge(record: LaunchRecord, ranks: Sequence[RankRecord]) -> Judgement:
     failed = find_failures(ranks)
     culprit = failed[0] if failed else None
+    if (outside := _ended_by_nodes(record, culprit)) is not None:
+        return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(outside), error=outside)
     if culprit is not None and culprit.blame <= Blame.OWN and not _died_with_server(culprit, record):
         return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
     ends = _judge_ends(ranks)
@@ -105,7 +108,8 @@ def _judge(record: LaunchRecord, ranks: Sequence[RankRecord]) -> Judgement:
     told = any(failure.blame < Blame.ENDED for failure in failed) or (ends is not None and not record.timed_out)
     error = judge(record).error if record.server_lost is not None or not told else None
     if error is not None:
-        return Judgement(kind="ended", when=_phase_under_way(ranks), message=str(error), error=error)
+        when: When = "call" if record.faults_left and not record.timed_out else _phase_under_way(ranks)
+        return Judgement(kind="ended", when=when, message=str(error), error=error)
     if ends is not None:
         return ends
     if culprit is None:
@@ -116,6 +120,16 @@ def _judge(record: LaunchRecord, ranks: Sequence[RankRecord]) -> Judgement:
         message = f"the ranks disagree: {_rank_by_rank(ranks)}"
         return Judgement(kind="disagreed", when=culprit.when, message=message)
     return Judgement(kind="failed", when=_told_in(culprit, ranks), culprit=culprit)
+
+
+def _ended_by_nodes(record: LaunchRecord, culprit: Culprit | None) -> Exception | None:
+    """Return the error of a launch whose nodes came apart, or one of which was lost before a rank failed."""
+    if record.split:
+        return judge(record).error
+    if culprit is None or (record.timed_out and culprit.blame is Blame.ENDED):
+        return None
+    lost = agent_at_fault(record, culprit.blame, culprit.time_ns or record.ended_ns)
+    return None if lost is None else agent_error(lost, record, judge(record).result)
 
 
 def _judge_ends(ranks: Sequence[RankRecord]) -> Judgement | None:

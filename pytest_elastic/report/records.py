@@ -34,6 +34,7 @@ class RankRecord:
         reports: pytest's reports, in order.
         exited: What the agent saw of its end.
         killed: The controller killed it.
+        fault: What sent it a signal on purpose last, or an empty text.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
     """
 
@@ -46,6 +47,7 @@ class RankRecord:
     reports: tuple[RankReport, ...] = ()
     exited: RankExited | None = None
     killed: bool = False
+    fault: str = ""
     was_stopped: bool = False
 
 
@@ -59,7 +61,11 @@ class AgentRecord:
         exitcode: Exit code of its process, or ``None`` if nobody saw it or it has no process.
         killed: The controller killed it.
         said_hello: It came to life.
+        ended: Its process has ended.
         log: What it wrote.
+        fault: What sent it a signal on purpose last, or an empty text.
+        lost_ns: ``time.monotonic_ns()`` when it was lost (it died without a word, or left by a signal), or ``None``.
+        rounds: Its first rank in each round that it started workers for.
     """
 
     node: int
@@ -67,7 +73,11 @@ class AgentRecord:
     exitcode: int | None
     killed: bool
     said_hello: bool
+    ended: bool = True
     log: str = ""
+    fault: str = ""
+    lost_ns: int | None = None
+    rounds: tuple[RankId, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +102,8 @@ class LaunchRecord:
         directory: Where all output is.
         server_lost: The preloaded server died; its last words.
         server_words: What the server wrote last, where an agent could not say how it ended.
+        split: Names of worlds that ran at the same time; empty if there were none.
+        faults_left: Faults that were asked for and did not happen.
     """
 
     name: str
@@ -111,6 +123,8 @@ class LaunchRecord:
     server_lost: str | None = None
     server_words: str = ""
     warnings: tuple[RankWarned, ...] = ()
+    split: tuple[str, ...] = ()
+    faults_left: tuple[str, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from pytest_elastic.report.describe import shortened
+from pytest_elastic.report.describe import shortened, signal_name
 from pytest_elastic.report.records import AgentRecord, LaunchRecord
 from pytest_elastic.report.stacks import fold, shown, where
 from pytest_elastic.result import AgentResult, LaunchResult, RankFailure
@@ -49,7 +49,7 @@ def _state_of(failure: RankFailure) -> str:
         return f"failed too: {failure.message}"
     place = where(failure.stack)
     if failure.exception is not None:
-        return "lost their peer"
+        return "lost a peer"
     return f"blocked in {place}, killed" if place else "killed"
 
 
@@ -57,6 +57,8 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     """Say that the deadline came, and where each rank was, ranks at the same place together."""
     finished = {r.id.rank for r in record.last_world() if r.finished is not None}
     lines = [f"timed out after {record.timeout:g} s: {record.name or 'the launch'}"]
+    lost = [agent for agent in record.agents if agent.lost_ns is not None]
+    lines += [f"agent {agent.node} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
         lines.append(f"the rendezvous never completed: {nodes_text(record)}")
     elif not record.worlds:
@@ -91,16 +93,52 @@ def nodes_text(record: LaunchRecord) -> str:
     return f"{text}, {len(missing)} did not (node {', '.join(map(str, missing))})" if missing else text
 
 
-def agent_text(agent: AgentRecord, outcome: AgentResult, server_words: str) -> str:
+def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, result: LaunchResult) -> str:
     """Say how an agent ended, with its own traceback and the end of its log."""
-    if outcome.exception is None:
-        code = "" if outcome.exitcode is None else f" with exit code {outcome.exitcode}"
-        lines = [f"agent {agent.node} ended{code} before it could say how"]
-    else:
+    if outcome.exception is not None:
         kind = type(outcome.exception).__name__
-        lines = [f"agent {agent.node} failed: {kind}: {_text_of(outcome.exception)}", "", outcome.traceback.rstrip()]
+        how = f"{'failed' if agent.lost_ns is None else 'left'}: {kind}: {_text_of(outcome.exception)}"
+    elif (name := signal_name(outcome.exitcode)) is not None:
+        how = f"was killed by {name}"
+    else:
+        code = "" if outcome.exitcode is None else f" with exit code {outcome.exitcode}"
+        how = f"ended{code} before it could say how"
+    lines = [f"agent {agent.node} {how}{_when_lost(agent, record)}{_others_of(agent, record, result)}"]
+    if outcome.exception is not None and agent.lost_ns is None:  # where a signal met it says nothing
+        lines += ["", outcome.traceback.rstrip()]
     lines += tail_of(f"log of agent {agent.node}", agent.log, skip=outcome.traceback)
-    return "\n".join([*lines, *tail_of("log of the preloaded server", server_words)])
+    return "\n".join([*lines, *tail_of("log of the preloaded server", record.server_words)])
+
+
+def _when_lost(agent: AgentRecord, record: LaunchRecord) -> str:
+    if agent.lost_ns is None:
+        return ""
+    why = f" ({agent.fault})" if agent.fault else ""
+    return f" after {(agent.lost_ns - record.started_ns) / 1e9:.1f} s{why}"
+
+
+def _others_of(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) -> str:
+    """Return what the ranks of other nodes were doing when an agent was lost, as the end of a sentence."""
+    if agent.lost_ns is None:
+        return ""
+    own = [rank.id.rank for rank in record.last_world() if rank.id.node == agent.node]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for failure in result.failures:
+        if failure.rank not in own:
+            groups[_state_of(failure)].append(failure.rank)
+    with_it = f", with {fold(own)}" if own else ""
+    return with_it + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+
+
+def split_text(record: LaunchRecord) -> str:
+    """Say which worlds ran at the same time."""
+    worlds = []
+    for name in record.split:
+        ranks = record.of_world(name)
+        nodes = sorted({rank.id.node for rank in ranks})
+        where_at = f"agent{'' if len(nodes) == 1 else 's'} {', '.join(map(str, nodes))}"
+        worlds.append(f"{fold([rank.id.rank for rank in ranks])} of {ranks[0].id.world_size} under {where_at} ({name})")
+    return f"{record.name or 'the launch'} ran in two worlds at the same time: {'; '.join(worlds)}"
 
 
 def _text_of(error: BaseException) -> str:

@@ -10,8 +10,9 @@ from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeout
 from pytest_elastic.messages import RankFailed
 from pytest_elastic.pickling import UnpicklableError
 from pytest_elastic.report import text
-from pytest_elastic.report.culprit import blame, ended_by_us, is_collateral
+from pytest_elastic.report.culprit import Blame, blame, blame_of, ended_by_us, is_collateral
 from pytest_elastic.report.describe import exitcode_of, signal_name, what_happened
+from pytest_elastic.report.lost import agent_at_fault, lost_agents
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import read_stacks
 from pytest_elastic.result import AgentResult, LaunchResult, Output, RankFailure
@@ -41,7 +42,7 @@ def load_exception(data: bytes | None, type_name: str, message: str) -> BaseExce
     return error if isinstance(error, BaseException) else UnpicklableError(type_name, message)
 
 
-def failure_of(rank: RankRecord, culprit: RankRecord, record: LaunchRecord) -> RankFailure:
+def failure_of(rank: RankRecord, culprit: RankRecord | None, record: LaunchRecord) -> RankFailure:
     """Describe how one rank failed."""
     exitcode = exitcode_of(rank)
     raised = rank.failed if rank.failed is not None and rank.failed.how != "exited" else None
@@ -70,8 +71,14 @@ def judge(record: LaunchRecord) -> Verdict:
     """Judge a launch."""
     ranks, values = _read_values(record)
     failed = blame(ranks, silent_success=record.work == "command")
-    result = _make_result(record, ranks, failed, values)
-    return Verdict(result=result, error=_error_of(record, ranks, failed, result))
+    # Where a lost agent comes first, all that failed on ranks is its doing.
+    cause = failed[0] if failed and _agent_at_fault(failed[0], record) is None else None
+    result = _make_result(record, ranks, failed, values, cause)
+    error = _error_of(record, ranks, failed, result)
+    if error is not None:
+        # The error holds this result, which was made first: its text makes it complete.
+        object.__setattr__(result, "problem", str(error))
+    return Verdict(result=result, error=error)
 
 
 def _read_values(record: LaunchRecord) -> tuple[tuple[RankRecord, ...], dict[int, Any]]:
@@ -100,11 +107,16 @@ def _read_values(record: LaunchRecord) -> tuple[tuple[RankRecord, ...], dict[int
 
 
 def _make_result(
-    record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord], values: dict[int, Any]
+    record: LaunchRecord,
+    ranks: tuple[RankRecord, ...],
+    failed: list[RankRecord],
+    values: dict[int, Any],
+    cause: RankRecord | None,
 ) -> LaunchResult:
     bad = {rank.id.rank for rank in failed}
     values = {rank: value for rank, value in values.items() if rank not in bad}
     sizes = {rank.id.world: rank.id.world_size for rank in record.ranks}
+    agents = tuple(_agent_result(agent) for agent in record.agents)
     return LaunchResult(
         name=record.name,
         values_by_rank=values,
@@ -112,10 +124,10 @@ def _make_result(
         stderr=Output({rank.id.rank: rank.directory / "stderr.log" for rank in ranks}),
         exitcodes={rank.id.rank: exitcode_of(rank) for rank in ranks},
         durations={rank.id.rank: _duration(rank, record) for rank in ranks},
-        failures=tuple(failure_of(rank, failed[0], record) for rank in failed),
-        restarts=max((agent.finished.restarts for agent in record.agents if agent.finished), default=0),
+        failures=tuple(failure_of(rank, cause, record) for rank in failed),
+        restarts=max((outcome.restarts for outcome in agents), default=0),
         worlds=[sizes[world] for world in record.worlds],
-        agents=tuple(_agent_result(agent) for agent in record.agents),
+        agents=agents,
         log_dir=record.directory,
         leftovers=record.leftovers,
         raw_events=record.events,
@@ -132,8 +144,17 @@ def _duration(rank: RankRecord, record: LaunchRecord) -> float:
 
 def _agent_result(agent: AgentRecord) -> AgentResult:
     finished = agent.finished
+    worlds = [first.world_size for first in agent.rounds]
     if finished is None:
-        return AgentResult(node_rank=None, state="KILLED", exitcode=agent.exitcode)
+        last = agent.rounds[-1] if agent.rounds else None
+        return AgentResult(
+            node_rank=None if last is None else last.group_rank,
+            state="KILLED" if agent.ended else "RUNNING",
+            exitcode=agent.exitcode,
+            rendezvous_rounds=len(worlds),
+            restarts=0 if last is None else last.restart,
+            worlds=worlds,
+        )
     exception = None
     if finished.exception is not None:
         exception = load_exception(finished.exception, "Exception", finished.traceback.strip().rpartition("\n")[2])
@@ -146,12 +167,17 @@ def _agent_result(agent: AgentRecord) -> AgentResult:
         rendezvous_shutdown=finished.shutdowns == 1,
         rendezvous_rounds=finished.rounds,
         restarts=finished.restarts,
+        worlds=worlds,
     )
 
 
 def _error_of(
     record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord], result: LaunchResult
 ) -> ElasticError | None:
+    if record.split:
+        return ElasticError(text.split_text(record))
+    if failed and (lost := _agent_at_fault(failed[0], record)) is not None:
+        return agent_error(lost, record, result)
     # A rank that failed on its own says more than a deadline, an agent or a server that ended after it.
     own_fault = bool(failed) and not _ended_from_outside(failed[0], record)
     if own_fault:
@@ -166,9 +192,12 @@ def _error_of(
         return ElasticTimeoutError(
             text.timeout_text(record, stacks), timeout=record.timeout, stacks=stacks, result=result
         )
-    for agent, outcome in zip(record.agents, result.agents, strict=True):
-        if outcome.exception is not None or outcome.state == "KILLED":
-            return AgentFailedError(text.agent_text(agent, outcome, record.server_words), agent=outcome, result=result)
+    complete = bool(ranks) and not failed
+    for agent in [*lost_agents(record), *record.agents]:
+        outcome = result.agents[agent.node]
+        failed_itself = outcome.exception is not None or outcome.state == "KILLED"
+        if failed_itself and not (complete and _dispensable(agent, record)):
+            return agent_error(agent, record, result)
     if failed:
         from pytest_elastic.worker_failed import WorkerFailedError
 
@@ -176,7 +205,34 @@ def _error_of(
     missing = [rank for rank in range(ranks[0].id.world_size) if rank not in result] if ranks else [0]
     if missing:
         return ElasticError(f"{record.name or 'the launch'} ended without an outcome of ranks {missing}")
+    if record.faults_left:
+        name = record.name or "the launch"
+        return ElasticError(f"{name} ended well, but without the faults on purpose: {', '.join(record.faults_left)}")
     return None
+
+
+def agent_error(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) -> AgentFailedError:
+    """Return the error that says that a launch failed of an agent."""
+    outcome = result.agents[agent.node]
+    return AgentFailedError(text.agent_text(agent, outcome, record, result), agent=outcome, result=result)
+
+
+def _agent_at_fault(first: RankRecord, record: LaunchRecord) -> AgentRecord | None:
+    place = blame_of(first)
+    if record.timed_out and place is Blame.ENDED:
+        return None
+    time_ns = first.failed.time_ns if first.failed else first.exited.time_ns if first.exited else record.ended_ns
+    return agent_at_fault(record, place, time_ns)
+
+
+def _dispensable(agent: AgentRecord, record: LaunchRecord) -> bool:
+    """Tell whether a launch whose ranks have all returned is complete without an agent that failed.
+
+    It took no part in the last world, or was lost on purpose, or was ended because it still waited for a lost one.
+    """
+    if all(rank.id.node != agent.node for rank in record.last_world()):
+        return True
+    return agent.fault != "" if agent.lost_ns is not None else agent.killed and bool(lost_agents(record))
 
 
 def _ended_from_outside(rank: RankRecord, record: LaunchRecord) -> bool:

@@ -15,7 +15,7 @@ LAUNCHING = (
         message=f"{_WORKER}: [rank 1] ValueError: wrong shape",
         words=(
             f"E       {_WORKER}: [rank 1] ValueError: wrong shape",
-            "E       train failed on rank 1 after * s; rank 0 lost their peer",
+            "E       train failed on rank 1 after * s; rank 0 lost a peer",
             "E         File *launch_fails.py*, line 11, in train",
         ),
         within=PROMPTLY,

@@ -1,0 +1,61 @@
+"""Waiting for something to happen in a launch that runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from pytest_elastic.controller.launch import Launch
+from pytest_elastic.errors import ElasticError, ElasticTimeoutError
+from pytest_elastic.one_line import one_line
+from pytest_elastic.report.verdict import judge, not_preloaded
+from pytest_elastic.spec import ArgumentError
+
+T = TypeVar("T")
+
+
+def check_timeout(source: str, timeout: object) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        ArgumentError: It says what is allowed.
+    """
+    __tracebackhide__ = True
+    if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout < math.inf):  # type: ignore[operator]
+        raise ArgumentError(f"{source}(timeout=): got {one_line(timeout)}, expected seconds > 0, or None")
+
+
+def await_in(launch: Launch, what: str, found: Callable[[], T | None], timeout: float | None) -> T:
+    """Wait until something is found, and return it.
+
+    Args:
+        launch: The launch in which it is to happen.
+        what: What is waited for, for errors.
+        found: Returns it, or ``None``; called whenever something has happened.
+        timeout: Seconds to wait, or ``None`` to wait until the end of the launch.
+
+    Raises:
+        ElasticTimeoutError: It was not found by then; the launch goes on.
+        ElasticError: The launch ended without it: its own error if it failed.
+    """
+    __tracebackhide__ = True
+    values: list[T] = []
+
+    def reached() -> bool:
+        value = found() if not values else None
+        if value is not None:
+            values.append(value)
+        return bool(values)
+
+    if launch.wait_until(reached, timeout):
+        return values[-1]
+    if launch.record is None:
+        result = judge(launch.snapshot()).result
+        told = f"{len(launch.formed_world())} ranks run" if launch.formed_world() else "no world has formed"
+        text = f"waited {timeout:g} s for {what}; {told}, the launch goes on"
+        raise ElasticTimeoutError(text, timeout=timeout or 0.0, stacks={}, result=result)
+    if launch.broken is not None:
+        raise ElasticError(not_preloaded(launch.broken))
+    error = judge(launch.record).error
+    raise error if error is not None else ElasticError(f"the launch ended well, but had been waited for {what}")

@@ -1,0 +1,37 @@
+"""Nodes that were lost, and whether that is what a launch failed of."""
+
+from __future__ import annotations
+
+from pytest_elastic.report.culprit import Blame
+from pytest_elastic.report.records import AgentRecord, LaunchRecord
+
+
+def lost_agents(record: LaunchRecord) -> list[AgentRecord]:
+    """Return the agents that died without a word or left by a signal, the first one first."""
+    lost = [agent for agent in record.agents if agent.lost_ns is not None]
+    return sorted(lost, key=lambda agent: agent.lost_ns or 0)
+
+
+def agent_at_fault(record: LaunchRecord, blame: Blame, time_ns: int) -> AgentRecord | None:
+    """Return the lost agent of the last world that comes before a rank's failure in the order of blame.
+
+    An agent that is gone takes its ranks along, and other nodes lose their peers: it comes before ranks that were ended
+    or lost a peer, and before those that failed on their own after it.
+
+    Args:
+        record: The launch.
+        blame: Place of the rank that failed first.
+        time_ns: When that was.
+    """
+    nodes = {rank.id.node for rank in record.last_world()}
+    for agent in lost_agents(record):
+        first = blame > Blame.OWN or (agent.lost_ns is not None and agent.lost_ns < time_ns)
+        if agent.node in nodes and first and _was_at_work(agent, record):
+            return agent
+    return None
+
+
+def _was_at_work(agent: AgentRecord, record: LaunchRecord) -> bool:
+    """Tell whether ranks of the agent were still at work when it was lost: then others have lost them too."""
+    ranks = [rank for rank in record.last_world() if rank.id.node == agent.node]
+    return any(rank.finished is None for rank in ranks)
