@@ -138,7 +138,7 @@ class AgentState:
         """Take note that the agent has ended; return whether it is lost: dead without a word, or gone by a signal."""
         if self.finished is not None:
             self.lost_ns = self.finished.left_ns
-        elif not self.killed:
+        elif self.exitcode is not None and not self.killed:  # else it ended with the server
             self.lost_ns = self.lost_ns or clock.monotonic_ns()
         return self.lost_ns is not None
 

@@ -8,6 +8,8 @@ from pytest_elastic.report.records import AgentRecord, LaunchRecord
 
 def lost_agents(record: LaunchRecord) -> list[AgentRecord]:
     """Return the agents that died without a word or left by a signal, the first one first."""
+    if record.server_lost is not None:
+        return []  # they died with the server
     lost = [agent for agent in record.agents if agent.lost_ns is not None]
     return sorted(lost, key=lambda agent: agent.lost_ns or 0)
 

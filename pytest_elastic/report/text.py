@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pytest_elastic.report.describe import shortened, signal_name
+from pytest_elastic.report.lost import lost_agents
 from pytest_elastic.report.records import AgentRecord, LaunchRecord
 from pytest_elastic.report.stacks import fold, shown, where
 from pytest_elastic.result import AgentResult, LaunchResult, RankFailure
@@ -57,7 +58,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     """Say that the deadline came, and where each rank was, ranks at the same place together."""
     finished = {r.id.rank for r in record.last_world() if r.finished is not None}
     lines = [f"timed out after {record.timeout:g} s: {record.name or 'the launch'}"]
-    lost = [agent for agent in record.agents if agent.lost_ns is not None]
+    lost = lost_agents(record)
     lines += [f"agent {agent.node} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
         lines.append(f"the rendezvous never completed: {nodes_text(record)}")

@@ -111,7 +111,7 @@ def test_a_bad_list_is_one_test_that_says_so(pytester: pytest.Pytester) -> None:
 
 def test_positional_and_unknown_arguments_name_the_valid_ones(pytester: pytest.Pytester) -> None:
     source = "@elastic(4, nproc=[1, 2])\ndef test_one(): pass\n@elastic(nprocs=4)\ndef test_two(): pass\n"
-    names = ", ".join(LAUNCH_ARGUMENTS)
+    names = ", ".join((*LAUNCH_ARGUMENTS, "faults", "rdzv_configs"))
     assert collect(pytester, source) == {
         "test_one": f"marker elastic takes keywords only, got 4; allowed are {names}",
         "test_two": f"marker elastic has no argument 'nprocs' (did you mean nproc?); allowed are {names}",
