@@ -175,7 +175,9 @@ class ElasticLaunch:
             faults=faults,
             settings=settings,
         )
-        running = RunningLaunch(self, self._run.launch(plan, held_open=True))
+        launch = self._run.launch(plan, held_open=True)
+        launch.wait_until(lambda: len(launch.roster.agents) >= plan.agents)
+        running = RunningLaunch(self, launch)
         self._started.append(running)
         return running
 

@@ -55,11 +55,11 @@ class OutputWatch:
 
         for rank in ranks:
             key = (rank.id.world, rank.id.rank)
-            if key not in self._watched and rank.handle is not None:  # its files were made before its process
+            directory = files_of(rank, self._directory)[0].parent
+            # The agent makes it before it starts the rank, which makes its files by itself.
+            if key not in self._watched and directory.is_dir():
                 self._watched.add(key)
-                for file in files_of(rank, self._directory):
-                    if file.exists():
-                        self._inotify.add_watch(file, inotify_simple.flags.MODIFY)
+                self._inotify.add_watch(directory, inotify_simple.flags.MODIFY)
 
     def close(self) -> None:
         """Give the descriptor back."""

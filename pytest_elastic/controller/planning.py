@@ -191,7 +191,8 @@ def rendezvous_settings(spec: LaunchSpec, given: Mapping[str, Any], *, hosted: b
         settings |= {
             "join_timeout": bound,
             "read_timeout": bound,
-            "last_call_timeout": 1,
+            # A node that waits to join looks once a second: with 1 s it may come too late, into another round.
+            "last_call_timeout": 2,
             "close_timeout": 5,
             "keep_alive_interval": 1,
             "keep_alive_max_attempt": 5,

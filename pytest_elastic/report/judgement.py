@@ -17,6 +17,7 @@ from pytest_elastic.report.endings import ending
 from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
+from pytest_elastic.report.text import ranks_of, taken_along
 from pytest_elastic.report.verdict import agent_error, judge, not_preloaded
 
 When = Literal["setup", "call", "teardown"]
@@ -129,7 +130,12 @@ def _ended_by_nodes(record: LaunchRecord, culprit: Culprit | None) -> Exception 
     if culprit is None or (record.timed_out and culprit.blame is Blame.ENDED):
         return None
     lost = agent_at_fault(record, culprit.blame, culprit.time_ns or record.ended_ns)
-    return None if lost is None else agent_error(lost, record, judge(record).result)
+    if lost is None:
+        return None
+    own = ranks_of(lost, record)
+    others = describe_others([rank for rank in record.last_world() if rank.id.rank not in own], None)
+    told = taken_along(own) + "".join(f"; {fold(numbers)} {what}" for numbers, what, _ in others)
+    return agent_error(lost, record, judge(record).result, told.replace(" (collateral)", ""))
 
 
 def _judge_ends(ranks: Sequence[RankRecord]) -> Judgement | None:

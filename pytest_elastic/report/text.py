@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pytest_elastic.report.describe import shortened, signal_name
@@ -94,8 +94,8 @@ def nodes_text(record: LaunchRecord) -> str:
     return f"{text}, {len(missing)} did not (node {', '.join(map(str, missing))})" if missing else text
 
 
-def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, result: LaunchResult) -> str:
-    """Say how an agent ended, with its own traceback and the end of its log."""
+def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, others: str) -> str:
+    """Say how an agent ended and what became of others, with its own traceback and the end of its log."""
     if outcome.exception is not None:
         kind = type(outcome.exception).__name__
         how = f"{'failed' if agent.lost_ns is None else 'left'}: {kind}: {_text_of(outcome.exception)}"
@@ -104,7 +104,7 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, r
     else:
         code = "" if outcome.exitcode is None else f" with exit code {outcome.exitcode}"
         how = f"ended{code} before it could say how"
-    lines = [f"agent {agent.node} {how}{_when_lost(agent, record)}{_others_of(agent, record, result)}"]
+    lines = [f"agent {agent.node} {how}{_when_lost(agent, record)}{others}"]
     if outcome.exception is not None and agent.lost_ns is None:  # where a signal met it says nothing
         lines += ["", outcome.traceback.rstrip()]
     lines += tail_of(f"log of agent {agent.node}", agent.log, skip=outcome.traceback)
@@ -118,17 +118,26 @@ def _when_lost(agent: AgentRecord, record: LaunchRecord) -> str:
     return f" after {(agent.lost_ns - record.started_ns) / 1e9:.1f} s{why}"
 
 
-def _others_of(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) -> str:
-    """Return what the ranks of other nodes were doing when an agent was lost, as the end of a sentence."""
+def others_of(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) -> str:
+    """Return which ranks an agent took along when it was lost, and what became of others, as the end of a sentence."""
     if agent.lost_ns is None:
         return ""
-    own = [rank.id.rank for rank in record.last_world() if rank.id.node == agent.node]
+    own = ranks_of(agent, record)
     groups: dict[str, list[int]] = defaultdict(list)
     for failure in result.failures:
         if failure.rank not in own:
             groups[_state_of(failure)].append(failure.rank)
-    with_it = f", with {fold(own)}" if own else ""
-    return with_it + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+    return taken_along(own) + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+
+
+def ranks_of(agent: AgentRecord, record: LaunchRecord) -> list[int]:
+    """Return the ranks of an agent in the last world."""
+    return [rank.id.rank for rank in record.last_world() if rank.id.node == agent.node]
+
+
+def taken_along(ranks: Sequence[int]) -> str:
+    """Return which ranks went with their agent, as a part of a sentence."""
+    return f", with {fold(ranks)}" if ranks else ""
 
 
 def split_text(record: LaunchRecord) -> str:

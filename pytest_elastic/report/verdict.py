@@ -211,10 +211,18 @@ def _error_of(
     return None
 
 
-def agent_error(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) -> AgentFailedError:
-    """Return the error that says that a launch failed of an agent."""
+def agent_error(agent: AgentRecord, record: LaunchRecord, result: LaunchResult, others: str = "") -> AgentFailedError:
+    """Return the error that says that a launch failed of an agent.
+
+    Args:
+        agent: The agent.
+        record: The launch.
+        result: What is known of it.
+        others: What the ranks of other nodes were doing, where the caller knows better.
+    """
     outcome = result.agents[agent.node]
-    return AgentFailedError(text.agent_text(agent, outcome, record, result), agent=outcome, result=result)
+    others = others or text.others_of(agent, record, result)
+    return AgentFailedError(text.agent_text(agent, outcome, record, others), agent=outcome, result=result)
 
 
 def _agent_at_fault(first: RankRecord, record: LaunchRecord) -> AgentRecord | None:
