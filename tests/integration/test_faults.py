@@ -211,7 +211,8 @@ def test_faults_and_settings_of_the_rendezvous_in_the_marker(
             "FAILED *::test_does_not_survive - [[]rank 1[]] killed by SIGKILL (KillRank(1, when_output='step 3'))",
             "FAILED *::test_never_happens - *test_never_happens ended well, but without the faults on purpose: "
             "KillRank(1, when_output='step 99')",
-            "FAILED *::test_loses_a_node - *agent 1 was killed by SIGKILL after * s (KillNode(1, when_output='step 3')), "
+            "FAILED *::test_loses_a_node - *agent 1 was killed by SIGKILL after * s "
+            "(KillNode(1, when_output='step 3')), "
             "with ranks 2-3; "
             "ranks 0-1 lost a peer in all_reduce at test_it.py:*",
             "ERROR *::test_bad_fault - *marker elastic(faults=): KillRank(2.5) has rank=2.5, expected an int >= 0",
