@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from pytest_elastic.faults import (
         AddNode,
+        Fault,
         InterruptAgent,
         KillNode,
         KillRank,
@@ -43,6 +44,7 @@ __all__ = [
     "ElasticWarning",
     "EtcdServer",
     "EtcdServerError",
+    "Fault",
     "InterruptAgent",
     "KillNode",
     "KillRank",
@@ -76,7 +78,16 @@ _HOMES = {
         "PortError",
         "RanksDivergedError",
     ),
-    "faults": ("AddNode", "InterruptAgent", "KillNode", "KillRank", "SignalRank", "StopRank", "TerminateAgent"),
+    "faults": (
+        "AddNode",
+        "Fault",
+        "InterruptAgent",
+        "KillNode",
+        "KillRank",
+        "SignalRank",
+        "StopRank",
+        "TerminateAgent",
+    ),
     "result": ("AgentResult", "LaunchResult", "RankFailure"),
     "roles": ("Role", "role"),
     "services.etcd": ("EtcdServer",),

@@ -12,15 +12,15 @@ import math
 import re
 import signal
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Final
 
 from pytest_elastic.one_line import one_line
 from pytest_elastic.spec import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class _When:
-    """When a fault happens.
+class Fault:
+    """What all faults have: when they happen. Use one of the classes below.
 
     Attributes:
         when_output: Regular expression that is to be found (``re.search``) in a line which the target writes: the rank,
@@ -42,7 +42,7 @@ class _When:
 
 
 @dataclass(frozen=True, repr=False)
-class KillRank(_When):
+class KillRank(Fault):
     """End a rank with SIGKILL.
 
     Attributes:
@@ -53,7 +53,7 @@ class KillRank(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class SignalRank(_When):
+class SignalRank(Fault):
     """Send a signal to a rank.
 
     Attributes:
@@ -66,7 +66,7 @@ class SignalRank(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class StopRank(_When):
+class StopRank(Fault):
     """Stop a rank with SIGSTOP: a straggler.
 
     Attributes:
@@ -79,7 +79,7 @@ class StopRank(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class KillNode(_When):
+class KillNode(Fault):
     """Lose a node: its agent and its ranks end with SIGKILL.
 
     Attributes:
@@ -90,7 +90,7 @@ class KillNode(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class TerminateAgent(_When):
+class TerminateAgent(Fault):
     """Send SIGTERM to an agent, which stops its ranks and leaves.
 
     Attributes:
@@ -101,7 +101,7 @@ class TerminateAgent(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class InterruptAgent(_When):
+class InterruptAgent(Fault):
     """Send SIGINT to an agent, which stops its ranks and leaves.
 
     Attributes:
@@ -112,13 +112,14 @@ class InterruptAgent(_When):
 
 
 @dataclass(frozen=True, repr=False)
-class AddNode(_When):
+class AddNode(Fault):
     """Start one more agent: a node that comes late, or comes back. Its line of output may be any rank's."""
 
 
-Fault = KillRank | SignalRank | StopRank | KillNode | TerminateAgent | InterruptAgent | AddNode
-KINDS: Final[tuple[type[Any], ...]] = get_args(Fault)
-SIGNAL_OF_AGENT: Final = {
+OnRank = (KillRank, SignalRank, StopRank)
+OnAgent = (KillNode, TerminateAgent, InterruptAgent)
+KINDS: Final[tuple[type[Fault], ...]] = (*OnRank, *OnAgent, AddNode)
+SIGNAL_OF_AGENT: Final[dict[type[Fault], signal.Signals]] = {
     KillNode: signal.SIGKILL,
     TerminateAgent: signal.SIGTERM,
     InterruptAgent: signal.SIGINT,

@@ -12,7 +12,9 @@ from pytest_elastic import clock
 from pytest_elastic.controller.output_watch import LineSearch
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.controller.roster import Roster
-from pytest_elastic.faults import SIGNAL_OF_AGENT, AddNode, Fault, KillRank, SignalRank, StopRank
+from pytest_elastic.faults import SIGNAL_OF_AGENT, Fault, KillRank, OnAgent, OnRank, SignalRank, StopRank
+
+_SIGNAL_OF_RANK: Final[dict[type[Fault], signal.Signals]] = {KillRank: signal.SIGKILL, StopRank: signal.SIGSTOP}
 
 
 class Hands(Protocol):
@@ -66,7 +68,7 @@ class FaultSchedule:
 
     def adds_nodes(self) -> bool:
         """Tell whether a node is still to come."""
-        return any(isinstance(pending.fault, AddNode) for pending in self._pending)
+        return any(not isinstance(pending.fault, (*OnRank, *OnAgent)) for pending in self._pending)
 
     def not_happened(self) -> tuple[str, ...]:
         """Return the faults that have not happened."""
@@ -100,24 +102,24 @@ class FaultSchedule:
         ranks = self._roster.ranks()
         if fault.of_rank is not None:
             return [rank for rank in ranks if rank.id.rank == fault.of_rank]
-        if isinstance(fault, (KillRank, SignalRank, StopRank)):
+        if isinstance(fault, OnRank):
             return [rank for rank in ranks if rank.id.rank == fault.rank]
-        if isinstance(fault, AddNode):
-            return ranks
-        return [rank for rank in ranks if rank.id.node == fault.node]
+        if isinstance(fault, OnAgent):
+            return [rank for rank in ranks if rank.id.node == fault.node]
+        return ranks
 
     def _do(self, fault: Fault) -> bool:
         """Do it, if its target is there."""
-        if isinstance(fault, AddNode):
+        if isinstance(fault, OnAgent):
+            return self._hands.signal_agent(fault.node, SIGNAL_OF_AGENT[type(fault)], repr(fault))
+        if not isinstance(fault, OnRank):
             self._hands.add_agent()
             return True
-        if not isinstance(fault, (KillRank, SignalRank, StopRank)):
-            return self._hands.signal_agent(fault.node, SIGNAL_OF_AGENT[type(fault)], repr(fault))
         world = self._roster.formed_world(silent=self._silent)
         rank = next((rank for rank in world if rank.id.rank == fault.rank and rank.alive()), None)
         if rank is None or rank.finished is not None:
             return False
-        signum = {KillRank: signal.SIGKILL, StopRank: signal.SIGSTOP}.get(type(fault), getattr(fault, "sig", 0))
+        signum = fault.sig if isinstance(fault, SignalRank) else _SIGNAL_OF_RANK[type(fault)]
         self._hands.signal_rank(rank, signum, repr(fault))
         if isinstance(fault, StopRank) and fault.for_ is not None:
             self._stopped.append((clock.monotonic() + fault.for_, rank))
