@@ -134,17 +134,17 @@ class Launch:
             ElasticError: The launch is over.
         """
         __tracebackhide__ = True
-        return self._supervisor.do(lambda: action(self._supervisor))
+        return self._supervisor.actions.do(lambda: action(self._supervisor))
 
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
         with contextlib.suppress(ElasticError):  # it is over already
-            self._supervisor.do(lambda: self._supervisor.let_end(timeout))
+            self._supervisor.actions.do(lambda: self._supervisor.let_end(timeout))
 
     def watch_output(self) -> None:
         """Have :meth:`wait_until` look whenever a rank has written."""
         with contextlib.suppress(ElasticError):  # it is over already
-            self._supervisor.do(self._supervisor.watch_output)
+            self._supervisor.actions.do(self._supervisor.watch_output)
 
     def formed_world(self) -> list[RankState]:
         """Return the ranks of the last world if all of them have started, else none."""

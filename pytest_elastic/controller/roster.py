@@ -59,18 +59,6 @@ class Roster:
         started = [rank for rank in ranks if rank.hello_ns is not None or (silent and rank.handle is not None)]
         return ranks if ranks and len(started) == ranks[0].id.world_size else []
 
-    def rivals(self, id: RankId) -> list[RankState]:  # noqa: A002 (the field's name)
-        """Return the ranks that are alive in another world than this one, each under a living agent of another node.
-
-        An agent ends its ranks before it joins a new round, and takes those of a lost node along.
-        """
-        return [
-            rank
-            for rank in self.ranks()
-            if rank.id.world != id.world and rank.id.node != id.node
-            if rank.alive() and self.agents[rank.id.node].runs()
-        ]
-
     def of_node(self, node: int) -> list[RankState]:
         """Return the ranks that an agent started."""
         return [rank for rank in self.ranks() if rank.id.node == node]

@@ -11,12 +11,13 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pytest_elastic import clock, tasks
 from pytest_elastic.channel import Peer, Reception
+from pytest_elastic.controller import membership
+from pytest_elastic.controller.actions import Actions
 from pytest_elastic.controller.clocks import Clocks
 from pytest_elastic.controller.fault_schedule import FaultSchedule
 from pytest_elastic.controller.hearing import Hearing
@@ -24,7 +25,7 @@ from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.output_watch import OutputWatch
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
-from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
+from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures
@@ -36,7 +37,6 @@ from pytest_elastic.forking import Task
 from pytest_elastic.messages import AgentHello, Go, RankHello
 from pytest_elastic.report.records import LaunchRecord
 
-T = TypeVar("T")
 _TICK: Final = 0.02
 _SERVER_PATIENCE: Final = 1.0
 """Seconds that the server gets to say that a killed agent has ended; it needs a few milliseconds."""
@@ -54,6 +54,7 @@ class Supervisor:
 
     Attributes:
         roster: Agents and ranks, and what each has told.
+        actions: What is to be done in the thread of the supervisor.
         errands: What is to be done in the thread of the test.
         over: Called once nothing is left of the launch.
         changed: Notified whenever something may have happened.
@@ -104,7 +105,7 @@ class Supervisor:
         self._store = StoreHost(plan)
         self._watch: OutputWatch | None = None
         self._faults = FaultSchedule(plan.faults, self.roster, plan.directory, self, silent=plan.work == "command")
-        self._actions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self.actions: Final = Actions(self._reception.wake)
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
         self._timeout = plan.timeout
@@ -126,29 +127,6 @@ class Supervisor:
         self._wants_stacks = stacks
         self._cancelled.set()
         self._reception.wake()
-
-    def do(self, action: Callable[[], T]) -> T:
-        """Have something done in this supervisor's thread; may be called from any other thread.
-
-        Raises:
-            ElasticError: The launch is over.
-        """
-        __tracebackhide__ = True
-        future: Future[T] = Future()
-        with self.changed:
-            if self.done.is_set():
-                raise ElasticError("the launch is over")
-            self._actions.append((action, future))
-        self._reception.wake()
-        return future.result()
-
-    def _act(self) -> None:
-        while self._actions:
-            action, future = self._actions.popleft()
-            try:
-                future.set_result(action())
-            except BaseException as error:  # noqa: BLE001 (raised in the thread that asked)
-                future.set_exception(error)
 
     def watch_output(self) -> None:
         """Be woken whenever a rank writes, from now on."""
@@ -177,7 +155,7 @@ class Supervisor:
                 self._look_at_clocks()
                 self._hearing.deliver()
                 self._look_at_faults()
-                self._act()
+                self.actions.perform()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
                 with self.changed:
@@ -194,11 +172,10 @@ class Supervisor:
             try:
                 self.over()
             finally:
+                self.done.set()
                 with self.changed:
-                    self.done.set()
                     self.changed.notify_all()
-                for _, future in self._actions:
-                    future.set_exception(ElasticError("the launch is over"))
+                self.actions.close()
 
     def _start_agents(self) -> None:
         plan = self.plan
@@ -209,20 +186,27 @@ class Supervisor:
                 self._start_agent()
             self._store.handed_over()
         except OSError as error:
-            self._server_lost = f"{error}\n{self._server.last_words()}"
-            for agent in self.roster.agents:
-                agent.ended = agent.ended or agent.status_fd is None
-            self._kill_all()
+            self._lose_server(error)
+
+    def _lose_server(self, error: OSError) -> None:
+        self._server_lost = f"{error}\n{self._server.last_words()}"
+        for agent in self.roster.agents:
+            agent.ended = agent.ended or agent.status_fd is None
+        self._kill_all()
 
     def add_agent(self) -> AgentState:
-        """Start one more agent.
+        """Start one more agent. Where that is not possible it has ended already.
 
         Raises:
             ElasticError: The launch is at its end.
         """
         if self._killing_since is not None:
             raise ElasticError("the launch is at its end: no agent can be added")
-        return self._start_agent()
+        try:
+            return self._start_agent()
+        except OSError as error:
+            self._lose_server(error)
+            return self.roster.agents[-1]
 
     def _start_agent(self) -> AgentState:
         node = len(self.roster.agents)
@@ -269,7 +253,7 @@ class Supervisor:
         # Its ranks are the server's children, not its own: they do not end with it.
         kill_together(self.roster.of_node(agent.order.node))
         if not agent.note_end() and (agent.finished is None or agent.finished.state == "FAILED"):
-            self._clocks.agent_failed(alone=self.plan.agents == 1)
+            self._clocks.agent_failed(alone=len(self.roster.agents) == 1)
 
     def agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
         """Let an agent start, unless the server behind it is not fit."""
@@ -304,9 +288,9 @@ class Supervisor:
         rank.peer = peer
         rank.writes_stacks = hello.writes_stacks
         self.hold(rank, hello.pid)
-        rivals = self.roster.rivals(hello.id)
-        if rivals and not self._split:
-            self._split = (rivals[0].id.world, hello.id.world)
+        others = membership.rivals(self.roster, hello.id)
+        if others and not self._split:
+            self._split = (others[0].id.world, hello.id.world)
             self._kill_all()
         if self._killing_since is not None or self.roster.agents[hello.id.node].ended:
             rank.kill()
@@ -368,20 +352,6 @@ class Supervisor:
         if self._killing_since is None:
             self._faults.look()
 
-    def _misses_a_node(self) -> bool:
-        """Tell whether a node is lost that the others cannot do without, and that nobody is going to replace."""
-        lost = [agent.order.node for agent in self.roster.agents if agent.lost_ns is not None and agent.ended]
-        if not lost or self.held_open or self._faults.adds_nodes():
-            return False
-        world = self.roster.last_world()
-        done = all(rank.finished is not None or rank.over() for rank in world)
-        if done and any(rank.id.node in lost for rank in world):
-            # Where the work of the others is done, they wait for it before they end.
-            return all(rank.finished is not None for rank in world if rank.id.node not in lost)
-        config = self.plan.config
-        needed = config["min_nodes"] if takes_late_nodes(config["rdzv_backend"]) else self.plan.agents
-        return sum(not agent.ended for agent in self.roster.agents) < needed
-
     def _look_at_clocks(self) -> None:
         if self._cancelled.is_set() and self._wants_stacks:
             self._wants_stacks = False
@@ -407,7 +377,8 @@ class Supervisor:
         for request, ranks in [look for look in self._last_looks if look[0].answered()]:
             self._last_looks.remove((request, ranks))
             kill_together(ranks)
-        self._clocks.note_bereft(self._misses_a_node())
+        replaceable = self.held_open or self._faults.adds_nodes()
+        self._clocks.note_bereft(not replaceable and membership.misses_a_node(self.roster, self.plan))
         if self._clocks.end_has_come():
             self._kill_all()
 
