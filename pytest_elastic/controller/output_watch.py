@@ -38,7 +38,7 @@ class OutputWatch:
     def __init__(self, directory: Path, selector: selectors.BaseSelector) -> None:
         self._directory = directory
         self._selector = selector
-        self._watched: set[tuple[str, int]] = set()
+        self._watched: set[Path] = set()
         self._inotify: Any = None
         self.polls: Final = sys.platform != "linux"
         if sys.platform == "linux":
@@ -54,12 +54,12 @@ class OutputWatch:
         import inotify_simple
 
         for rank in ranks:
-            key = (rank.id.world, rank.id.rank)
-            if key not in self._watched and rank.handle is not None:  # its files were made before its process
-                self._watched.add(key)
-                for file in files_of(rank, self._directory):
-                    if file.exists():
-                        self._inotify.add_watch(file, inotify_simple.flags.MODIFY)
+            for file in files_of(rank, self._directory):
+                # A process makes its files by itself: its agent may have told of it before that. It is heard of again
+                # when it says that it has started, and has them then.
+                if file not in self._watched and file.exists():
+                    self._watched.add(file)
+                    self._inotify.add_watch(file, inotify_simple.flags.MODIFY)
 
     def close(self) -> None:
         """Give the descriptor back."""
