@@ -16,7 +16,8 @@ INSTALL = $(RUN) pip install -qq --disable-pip-version-check -c constraints.txt
 
 # In the order in which a newcomer reads them.
 EXAMPLES = examples/test_dist_sum.py examples/test_ddp_step.py examples/test_script.py examples/test_checkpoint.py \
-	examples/test_failing_rank.py examples/test_restart.py examples/test_nodes.py examples/test_together.py
+	examples/test_failing_rank.py examples/test_restart.py examples/test_nodes.py examples/test_elastic_training.py \
+	examples/test_together.py
 FAILING = examples/failing/test_rank_2_fails.py
 
 demo: $(VENV)/.installed

@@ -38,7 +38,7 @@ class OutputWatch:
     def __init__(self, directory: Path, selector: selectors.BaseSelector) -> None:
         self._directory = directory
         self._selector = selector
-        self._watched: set[tuple[str, int]] = set()
+        self._watched: set[Path] = set()
         self._inotify: Any = None
         self.polls: Final = sys.platform != "linux"
         if sys.platform == "linux":
@@ -54,11 +54,10 @@ class OutputWatch:
         import inotify_simple
 
         for rank in ranks:
-            key = (rank.id.world, rank.id.rank)
             directory = files_of(rank, self._directory)[0].parent
             # The agent makes it before it starts the rank, which makes its files by itself.
-            if key not in self._watched and directory.is_dir():
-                self._watched.add(key)
+            if directory not in self._watched and directory.is_dir():
+                self._watched.add(directory)
                 self._inotify.add_watch(directory, inotify_simple.flags.MODIFY)
 
     def close(self) -> None:

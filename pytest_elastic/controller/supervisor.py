@@ -130,7 +130,10 @@ class Supervisor:
 
     def watch_output(self) -> None:
         """Be woken whenever a rank writes, from now on."""
-        self._watch = self._watch or OutputWatch(self.plan.directory, self._selector)
+        if self._watch is None:
+            self._watch = OutputWatch(self.plan.directory, self._selector)
+            # Nothing else may happen before they write.
+            self._watch.follow(self.roster.ranks())
 
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""

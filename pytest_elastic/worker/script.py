@@ -61,6 +61,9 @@ def main() -> None:
         outbox.send(RankFinished(id=me.id, time_ns=ended_ns, started_ns=started_ns, value=None, leftovers=left))
     if left:
         exit.now()
+    if "torch" in sys.modules:
+        # Its threads may take the lock of an interpreter that is ending, which aborts the process, now and then.
+        exit.at_once()
     sys.exit(exit.code)
 
 
