@@ -191,9 +191,8 @@ class Hearing:
             self._roster.agents[message.node].finished = message
 
     def _exit_counts(self, message: RankExited) -> bool:
-        """Tell whether a rank ended by itself, or by the kill that was meant for it."""
-        rank = self._roster.rank(message.id)
-        return not rank.killed or message.exitcode == -signal.SIGKILL or rank.counts(message.time_ns)
+        """Tell whether a rank ended by itself, or by a kill: what else it ends by after that is the others' deaths."""
+        return message.exitcode == -signal.SIGKILL or self._roster.rank(message.id).closed_ns is None
 
     def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
         """Note a failure where it survives this session, and have the rest of its world end."""

@@ -106,7 +106,8 @@ def kill_together(ranks: Collection[RankState]) -> None:
     """End ranks now; what any of them does of the others' deaths does not count."""
     now = clock.monotonic_ns()
     for rank in ranks:
-        rank.closed_ns = rank.closed_ns or now
+        if rank.handle is None or rank.alive():
+            rank.closed_ns = rank.closed_ns or now
     for rank in ranks:
         rank.kill()
 

@@ -45,6 +45,7 @@ class RunningRank:
     Attributes:
         rank: Global rank.
         pid: Process id.
+        agent: Index of its agent, in order of start, as in ``run.agents``.
         node_rank: Rank of its node, as the rendezvous gave it.
         state: ``"STARTING"``, ``"RUNNING"``, ``"STOPPED"`` (by SIGSTOP), ``"SUCCEEDED"``, or ``"FAILED"`` (also if it
             died or was killed).
@@ -52,6 +53,7 @@ class RunningRank:
 
     rank: int
     pid: int | None
+    agent: int
     node_rank: int
     state: str
 
@@ -344,4 +346,4 @@ def _describe(rank: RankState) -> RunningRank:
         state = "STARTING"
     else:
         state = "STOPPED" if rank.pid is not None and kernel.is_stopped(rank.pid) else "RUNNING"
-    return RunningRank(rank=rank.id.rank, pid=rank.pid, node_rank=rank.id.group_rank, state=state)
+    return RunningRank(rank=rank.id.rank, pid=rank.pid, agent=rank.id.node, node_rank=rank.id.group_rank, state=state)

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -253,6 +254,48 @@ def test_rdzv_handler_shutdown_on_agent_signal(elastic_launch: ElasticLaunch, si
     assert isinstance(raised, SignalException)
     assert raised.sigval == signum
     assert not caught.value.agent.rendezvous_shutdown
+    assert agent_states(caught.value.result) == ["FAILED"]
+
+
+def ready() -> None:
+    print("ready", flush=True)
+    signal.pause()
+
+
+@pytest.mark.parametrize(("how", "signum"), [("terminate", signal.SIGTERM), ("interrupt", signal.SIGINT)])
+def test_rdzv_handler_shutdown_on_agent_signal_that_is_sent(
+    elastic_launch: ElasticLaunch, how: str, signum: signal.Signals
+) -> None:
+    with elastic_launch.start(ready, nproc=4, nnodes="1:2", agents=1, rdzv_backend="etcd", timeout=DEADLINE) as run:
+        for rank in range(4):
+            run.wait_for_output("ready", rank=rank)
+        pids = [rank.pid for rank in run.ranks.values()]
+        getattr(run.agents[0], how)()
+        with pytest.raises(AgentFailedError) as caught:
+            run.wait()
+        assert not any(pid is not None and psutil.pid_exists(pid) for pid in pids)
+    raised = caught.value.agent.exception
+    assert isinstance(raised, SignalException)
+    assert raised.sigval == signum
+    assert not caught.value.agent.rendezvous_shutdown
+    assert agent_states(caught.value.result) == ["FAILED"]
+
+
+def test_rdzv_handler_shutdown_on_agent_error_of_its_etcd(
+    elastic_launch: ElasticLaunch, etcd_server_factory: Callable[..., EtcdServer]
+) -> None:
+    """The error is the agent's own: its rendezvous lost the server, which comes back too late."""
+    etcd = etcd_server_factory()
+    with elastic_launch.start(
+        ready, nproc=2, nnodes="1:2", agents=1, rdzv_backend="etcd", rdzv_endpoint=etcd.endpoint, timeout=DEADLINE
+    ) as run:
+        run.wait_for_output("ready", rank=1)
+        etcd.kill()
+        with pytest.raises(AgentFailedError, match=r"^agent 0 failed: EtcdConnectionFailed") as caught:
+            run.wait()
+        etcd.restart()
+    assert type(caught.value.agent.exception).__module__.startswith("etcd")
+    assert caught.value.agent.state == "FAILED"
     assert agent_states(caught.value.result) == ["FAILED"]
 
 
