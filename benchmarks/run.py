@@ -59,6 +59,19 @@ def launches(runs: int) -> None:
     table("A 4-rank gloo all-reduce, warm (seconds a launch)", list(rows.items()), base="torch elastic_launch, spawn")
 
 
+def nodes(runs: int) -> None:
+    """Two nodes that become one, and one that becomes two: how the time divides."""
+    output = run_pytest(str(HERE / "measure_nodes.py"), f"--runs={runs}", cwd=HERE)
+    rows: dict[str, list[float]] = {}
+    for line in output.splitlines():
+        if line.startswith("MEASURED\t"):
+            _, name, seconds = line.split("\t")
+            rows.setdefault(name, []).append(float(seconds))
+    print("\nTwo nodes of two ranks each, one of which is lost; one node that another joins")
+    for name, values in sorted(rows.items()):
+        print(f"  {name:44}{statistics.median(values):>9.3f}s{min(values):>9.3f}s{max(values):>9.3f}s")
+
+
 def plain_sessions(runs: int) -> None:
     """A session without elastic tests, with and without the plugin."""
     import time
@@ -94,6 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     launches(options.runs)
+    nodes(3)
     plain_sessions(options.runs * 4)
 
 
