@@ -474,6 +474,7 @@ class Supervisor:
             server_words=self._server.last_words()
             if any(agent.finished is None for agent in self.roster.agents)
             else "",
+            cut_short=self._cancelled.is_set() and self._killing_since is not None,
             split=self._split,
             faults_left=self._faults.not_happened(),
         )

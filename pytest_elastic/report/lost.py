@@ -18,17 +18,33 @@ def agent_at_fault(record: LaunchRecord, blame: Blame, time_ns: int) -> AgentRec
     """Return the lost agent of the last world that comes before a rank's failure in the order of blame.
 
     An agent that is gone takes its ranks along, and other nodes lose their peers: it comes before ranks that were ended
-    or lost a peer, and before those that failed on their own after it.
+    or lost a peer, and before those that failed on their own after it. So does an agent whose error kept it from starting
+    its ranks again: without that, their failure would have been made up for.
 
     Args:
         record: The launch.
         blame: Place of the rank that failed first.
         time_ns: When that was.
     """
+    if (kept := _kept_from_restarting(record)) is not None:
+        return kept
     nodes = {rank.id.node for rank in record.last_world()}
     for agent in lost_agents(record):
         first = blame > Blame.OWN or (agent.lost_ns is not None and agent.lost_ns < time_ns)
         if agent.node in nodes and first and _was_at_work(agent, record):
+            return agent
+    return None
+
+
+def _kept_from_restarting(record: LaunchRecord) -> AgentRecord | None:
+    """Return an agent that failed in the middle of a restart, if no other one had given up because of its workers."""
+    ends = [agent.finished for agent in record.agents if agent.finished is not None]
+    if any(end.state == "FAILED" and end.exception is None for end in ends):
+        return None
+    for agent in record.agents:
+        end = agent.finished
+        started = max((first.restart for first in agent.rounds), default=0)
+        if end is not None and end.exception is not None and end.left_ns is None and end.restarts > started:
             return agent
     return None
 

@@ -102,6 +102,7 @@ class LaunchRecord:
         directory: Where all output is.
         server_lost: The preloaded server died; its last words.
         server_words: What the server wrote last, where an agent could not say how it ended.
+        cut_short: Whoever launched it ended it.
         split: Names of worlds that ran at the same time; empty if there were none.
         faults_left: Faults that were asked for and did not happen.
     """
@@ -123,6 +124,7 @@ class LaunchRecord:
     server_lost: str | None = None
     server_words: str = ""
     warnings: tuple[RankWarned, ...] = ()
+    cut_short: bool = False
     split: tuple[str, ...] = ()
     faults_left: tuple[str, ...] = ()
 

@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
+    RendezvousStateError,
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
@@ -279,11 +280,15 @@ class Lonely(RendezvousHandler):
 
     def __init__(self, parameters: Any) -> None:
         self._run_id = parameters.run_id
+        self._rounds = parameters.get_as_int("rounds", 1000)
 
     def get_backend(self) -> str:
         return "lonely"
 
     def next_rendezvous(self) -> RendezvousInfo:
+        if self._rounds == 0:
+            raise RendezvousStateError("nobody is left to meet")
+        self._rounds -= 1
         return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("", 0))
 
     def is_closed(self) -> bool:
@@ -321,6 +326,30 @@ def test_two_worlds_at_once(elastic_launch: ElasticLaunch) -> None:
     assert text.startswith("forever ran in two worlds at the same time: rank")
     for node in (0, 1):
         assert f"of 2 under agent {node} (" in text
+
+
+def fail_once() -> None:
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        raise ValueError("so they meet again")
+
+
+def test_an_exception_in_the_rendezvous(elastic_launch: ElasticLaunch) -> None:
+    """In the first round, and in the one that a restart needs."""
+    for rounds in (0, 1):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=2,
+            max_restarts=1,
+            rdzv_backend="lonely",
+            rdzv_endpoint="x:1",
+            rdzv_configs={"rounds": rounds},
+        )
+        with pytest.raises(AgentFailedError, match="agent 0 failed: RendezvousStateError: nobody is left") as caught:
+            elastic_launch(fail_once, config=config, timeout=DEADLINE)
+        assert isinstance(caught.value.agent.exception, RendezvousStateError)
+        assert caught.value.agent.rendezvous_rounds == rounds
+        assert caught.value.agent.rendezvous_shutdown
 
 
 def test_a_launch_result_names_its_worlds(elastic_launch: ElasticLaunch, done: Path) -> None:

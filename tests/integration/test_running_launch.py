@@ -240,6 +240,16 @@ def test_leaving_the_block_ends_everything(elastic_launch: ElasticLaunch) -> Non
     assert all(gone(pid) for pid in pids)
 
 
+def test_what_was_closed_has_not_succeeded(elastic_launch: ElasticLaunch) -> None:
+    with elastic_launch.start(forever, nnodes=2, nproc=1, timeout=DEADLINE) as run:
+        run.wait_for_output("ready", rank=1)
+    for wait in (run.wait, lambda: run.wait_for_output("never"), lambda: run.wait_for_world(3)):
+        with pytest.raises(ElasticError, match=r"^forever was ended before it was done: it was closed$"):
+            wait()
+    assert run.wait_for_output("ready", rank=0)[0] == "ready"
+    run.wait(check=False).assert_failed(match="it was closed")
+
+
 def test_without_a_block_the_test_ends_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
