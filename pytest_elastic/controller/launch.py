@@ -18,6 +18,7 @@ from pytest_elastic import clock
 from pytest_elastic.controller.live import LiveLines
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures
@@ -127,14 +128,14 @@ class Launch:
 
     # --- a launch that somebody holds a handle on ---
 
-    def do(self, action: Callable[[Supervisor], T]) -> T:
-        """Have something done in the thread of the supervisor.
+    def do(self, action: Callable[[Purpose], T]) -> T:
+        """Have something done to agents or ranks, in the thread of the supervisor.
 
         Raises:
             ElasticError: The launch is over.
         """
         __tracebackhide__ = True
-        return self._supervisor.actions.do(lambda: action(self._supervisor))
+        return self._supervisor.actions.do(lambda: action(self._supervisor.purpose))
 
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
@@ -144,7 +145,7 @@ class Launch:
     def watch_output(self) -> None:
         """Have :meth:`wait_until` look whenever a rank has written."""
         with contextlib.suppress(ElasticError):  # it is over already
-            self._supervisor.actions.do(self._supervisor.watch_output)
+            self._supervisor.actions.do(self._supervisor.purpose.watch_output)
 
     def formed_world(self) -> list[RankState]:
         """Return the ranks of the last world if all of them have started, else none."""

@@ -7,7 +7,6 @@ import glob
 import os
 import pickle
 import selectors
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,13 +18,12 @@ from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller import membership
 from pytest_elastic.controller.actions import Actions
 from pytest_elastic.controller.clocks import Clocks
-from pytest_elastic.controller.fault_schedule import FaultSchedule
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
-from pytest_elastic.controller.output_watch import OutputWatch
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
 from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.serving import Fixtures
@@ -55,6 +53,7 @@ class Supervisor:
     Attributes:
         roster: Agents and ranks, and what each has told.
         actions: What is to be done in the thread of the supervisor.
+        purpose: What is done to agents and ranks on purpose.
         errands: What is to be done in the thread of the test.
         over: Called once nothing is left of the launch.
         changed: Notified whenever something may have happened.
@@ -103,8 +102,7 @@ class Supervisor:
             wake=self._reception.wake,
         )
         self._store = StoreHost(plan)
-        self._watch: OutputWatch | None = None
-        self._faults = FaultSchedule(plan.faults, self.roster, plan.directory, self, silent=plan.work == "command")
+        self.purpose: Final = Purpose(plan, self.roster, self._selector, self._add_agent)
         self.actions: Final = Actions(self._reception.wake)
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
@@ -128,13 +126,6 @@ class Supervisor:
         self._cancelled.set()
         self._reception.wake()
 
-    def watch_output(self) -> None:
-        """Be woken whenever a rank writes, from now on."""
-        if self._watch is None:
-            self._watch = OutputWatch(self.plan.directory, self._selector)
-            # Nothing else may happen before they write.
-            self._watch.follow(self.roster.ranks())
-
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
         self.held_open = False
@@ -157,7 +148,7 @@ class Supervisor:
                     self._look_at_inline_agent(self._inline)
                 self._look_at_clocks()
                 self._hearing.deliver()
-                self._look_at_faults()
+                self.purpose.look(ending=self._killing_since is not None)
                 self.actions.perform()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
@@ -197,7 +188,7 @@ class Supervisor:
             agent.ended = agent.ended or agent.status_fd is None
         self._kill_all()
 
-    def add_agent(self) -> AgentState:
+    def _add_agent(self) -> AgentState:
         """Start one more agent. Where that is not possible it has ended already.
 
         Raises:
@@ -321,39 +312,14 @@ class Supervisor:
         self._hearing.gone(rank.id)
 
     def _patience(self) -> float | None:
-        polls = self._watch is not None and self._watch.polls
-        if self._stacks is not None or self._last_looks or self._tails is not None or polls:
+        if self._stacks is not None or self._last_looks or self._tails is not None or self.purpose.polls:
             return _TICK
-        times = [0.1 if self._killing_since is not None else None, self._clocks.patience(), self._faults.patience()]
+        times = [
+            0.1 if self._killing_since is not None else None,
+            self._clocks.patience(),
+            self.purpose.faults.patience(),
+        ]
         return min((seconds for seconds in times if seconds is not None), default=None)
-
-    # --- what is done to agents and ranks on purpose ---
-
-    def signal_rank(self, rank: RankState, signum: int, why: str) -> None:
-        """Send a signal to a rank, which is what happened to it if it dies of that."""
-        if rank.alive() and rank.handle is not None:
-            rank.fault = why or rank.fault
-            rank.handle.send(signum)
-
-    def signal_agent(self, node: int, signum: int, why: str) -> bool:
-        """Send a signal to an agent, and with SIGKILL to its ranks; tell whether it lived."""
-        agent = self.roster.agents[node] if node < len(self.roster.agents) else None
-        if agent is None or agent.handle is None or not agent.runs():
-            return False
-        agent.fault = why
-        agent.handle.send(signum)
-        if signum == signal.SIGKILL:
-            agent.lost_ns = clock.monotonic_ns()
-            kill_together(self.roster.of_node(node))
-        return True
-
-    def _look_at_faults(self) -> None:
-        if self._faults.reads_output:
-            self.watch_output()
-        if self._watch is not None:
-            self._watch.follow(self.roster.ranks())
-        if self._killing_since is None:
-            self._faults.look()
 
     def _look_at_clocks(self) -> None:
         if self._cancelled.is_set() and self._wants_stacks:
@@ -380,7 +346,7 @@ class Supervisor:
         for request, ranks in [look for look in self._last_looks if look[0].answered()]:
             self._last_looks.remove((request, ranks))
             kill_together(ranks)
-        replaceable = self.held_open or self._faults.adds_nodes()
+        replaceable = self.held_open or self.purpose.faults.adds_nodes()
         self._clocks.note_bereft(not replaceable and membership.misses_a_node(self.roster, self.plan))
         if self._clocks.end_has_come():
             self._kill_all()
@@ -444,8 +410,7 @@ class Supervisor:
         self._server.known.difference_update(own)
         self._hearing.close()
         self.roster.release()
-        if self._watch is not None:
-            self._watch.close()
+        self.purpose.close()
         self._selector.close()
         for semaphore in glob.glob(f"/dev/shm/sem.{self.name}-*"):
             with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
@@ -476,5 +441,5 @@ class Supervisor:
             else "",
             cut_short=self._cancelled.is_set() and self._killing_since is not None,
             split=self._split,
-            faults_left=self._faults.not_happened(),
+            faults_left=self.purpose.faults.not_happened(),
         )

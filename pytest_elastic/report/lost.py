@@ -18,8 +18,8 @@ def agent_at_fault(record: LaunchRecord, blame: Blame, time_ns: int) -> AgentRec
     """Return the lost agent of the last world that comes before a rank's failure in the order of blame.
 
     An agent that is gone takes its ranks along, and other nodes lose their peers: it comes before ranks that were ended
-    or lost a peer, and before those that failed on their own after it. So does an agent whose error kept it from starting
-    its ranks again: without that, their failure would have been made up for.
+    or lost a peer, and before those that failed on their own after it. So does an agent whose error kept it from
+    starting its ranks again: without that, their failure would have been made up for.
 
     Args:
         record: The launch.
