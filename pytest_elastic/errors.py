@@ -62,6 +62,18 @@ class ElasticTimeoutError(ElasticError, TimeoutError):
         return self.result.first
 
 
+class FaultsLeftError(ElasticError):
+    """A launch ended well, but without all of the faults that it was to suffer.
+
+    Attributes:
+        faults: Those that did not happen, as one writes them.
+    """
+
+    def __init__(self, message: str, *, faults: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.faults: Final = faults
+
+
 class RanksDivergedError(ElasticError):
     """Ranks of a test did not all make the same call (``elastic_gather``, ``elastic_barrier``).
 

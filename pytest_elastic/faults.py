@@ -36,7 +36,7 @@ class Fault:
     def __repr__(self) -> str:
         """Return it as one writes it."""
         fields = dataclasses.fields(self)
-        own = [repr(getattr(self, field.name)) for field in fields if field.default is dataclasses.MISSING]
+        own = [_text(getattr(self, field.name)) for field in fields if field.default is dataclasses.MISSING]
         others = [f for f in fields if f.default is not dataclasses.MISSING and getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(own + [f'{f.name}={getattr(self, f.name)!r}' for f in others])})"
 
@@ -174,6 +174,10 @@ def _complain(fault: Fault) -> str | None:
     except (re.error, TypeError) as error:
         return f"has when_output={one_line(fault.when_output)}, expected a regular expression ({error})"
     return None if isinstance(fault.when_output, str) else f"has when_output={fault.when_output!r}, expected a str"
+
+
+def _text(value: object) -> str:
+    return f"signal.{value.name}" if isinstance(value, signal.Signals) else repr(value)
 
 
 def _is_index(value: object) -> bool:

@@ -52,7 +52,8 @@ def await_in(launch: Launch, what: str, found: Callable[[], T | None], timeout: 
         return values[-1]
     if launch.record is None:
         result = judge(launch.snapshot()).result
-        told = f"{len(launch.formed_world())} ranks run" if launch.formed_world() else "no world has formed"
+        number = len(launch.formed_world())
+        told = "no world has formed" if not number else "1 rank runs" if number == 1 else f"{number} ranks run"
         text = f"waited {timeout:g} s for {what}; {told}, the launch goes on"
         raise ElasticTimeoutError(text, timeout=timeout or 0.0, stacks={}, result=result)
     if launch.broken is not None:

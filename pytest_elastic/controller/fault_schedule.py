@@ -67,8 +67,9 @@ class FaultSchedule:
         return any(pending.search is not None and pending.due is None for pending in self._pending)
 
     def adds_nodes(self) -> bool:
-        """Tell whether a node is still to come."""
-        return any(not isinstance(pending.fault, (*OnRank, *OnAgent)) for pending in self._pending)
+        """Tell whether a node is still to come: where a rank must write something first, while one lives."""
+        alive = any(rank.alive() for rank in self._roster.ranks())
+        return any(pending.due is not None or alive for pending in self._pending if _adds_a_node(pending.fault))
 
     def not_happened(self) -> tuple[str, ...]:
         """Return the faults that have not happened."""
@@ -85,10 +86,12 @@ class FaultSchedule:
     def look(self) -> None:
         """Do what is due."""
         self._formed = self._formed or bool(self._roster.formed_world(silent=self._silent))
-        if not self._formed:
-            return
+        came = all(agent.hello is not None for agent in self._roster.agents)
         now = clock.monotonic()
         for pending in list(self._pending):
+            # The first world may need the very node that is to be added.
+            if not self._formed and not (came and _adds_a_node(pending.fault) and pending.search is None):
+                continue
             if pending.due is None and (pending.search is None or pending.search.find(self._writers(pending.fault))):
                 pending.due = now + pending.fault.after
             if pending.due is not None and now >= pending.due and self._do(pending.fault):
@@ -116,11 +119,15 @@ class FaultSchedule:
             self._hands.add_agent()
             return True
         world = self._roster.formed_world(silent=self._silent)
-        rank = next((rank for rank in world if rank.id.rank == fault.rank and rank.alive()), None)
-        if rank is None or rank.finished is not None:
+        rank = next((rank for rank in world if rank.id.rank == fault.rank and not rank.doomed()), None)
+        if rank is None or rank.finished is not None or not rank.alive():
             return False
         signum = fault.sig if isinstance(fault, SignalRank) else _SIGNAL_OF_RANK[type(fault)]
         self._hands.signal_rank(rank, signum, repr(fault))
         if isinstance(fault, StopRank) and fault.for_ is not None:
             self._stopped.append((clock.monotonic() + fault.for_, rank))
         return True
+
+
+def _adds_a_node(fault: Fault) -> bool:
+    return not isinstance(fault, (*OnRank, *OnAgent))

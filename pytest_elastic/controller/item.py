@@ -16,7 +16,7 @@ from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
-from pytest_elastic.errors import ElasticError
+from pytest_elastic.errors import ElasticError, FaultsLeftError
 from pytest_elastic.faults import check_faults
 from pytest_elastic.messages import ItemOrder
 from pytest_elastic.parametrizing import spec_of
@@ -133,6 +133,7 @@ class ElasticItem:
             live_log=compat.has_live_log(item.config),
         )
         request = Request(
+            source="marker elastic",
             name=item.name,
             item=order,
             rdzv_configs=self._arguments.get("rdzv_configs", {}),
@@ -268,6 +269,10 @@ class ElasticItem:
             merge.put_failure(report, record, told.culprit, location=location, again=again)
             report.outcome = outcome
         elif told is not None:
+            if isinstance(told.error, FaultsLeftError) and hasattr(report, "wasxfail"):
+                # Not the known bug: the test did not test what it says.
+                report.outcome = "failed"
+                del report.wasxfail
             report.longrepr = merge.plain_repr(told.message, told.message.partition("\n")[0], location)
         if hasattr(report.longrepr, "addsection") and (
             self._interrupted or (told is not None and told.kind == "disagreed")

@@ -151,6 +151,12 @@ class Launch:
         """Return the ranks of the last world if all of them have started, else none."""
         return self.roster.formed_world(silent=self.plan.work == "command")
 
+    def sound_world(self) -> list[RankState]:
+        """Return the ranks of the last world if all of them have started and none has failed, else none."""
+        ranks = self.formed_world()
+        sound = all(rank.finished is not None or not (rank.over() or rank.doomed() or rank.bad()) for rank in ranks)
+        return ranks if sound else []
+
     def snapshot(self) -> LaunchRecord:
         """Return what is known by now."""
         return self.record or self._supervisor.make_record()

@@ -24,7 +24,7 @@ from pytest_elastic.faults import Fault, check_faults
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.pickling import pickle_exception
-from pytest_elastic.report.output import launch_sections
+from pytest_elastic.report.output import launch_sections, stack_sections
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.verdict import Verdict, judge, not_preloaded
 from pytest_elastic.result import LaunchResult
@@ -49,6 +49,10 @@ _OWN_ARGUMENTS: Final = (
 _BESIDE_CONFIG: Final = ("timeout", "env")
 LAST_RESULT: Final = pytest.StashKey[LaunchResult]()
 """What the last launch of a test came to, kept with the test for its report."""
+
+
+CUT_SHORT: Final = pytest.StashKey[bool]()
+"""That launch was ended by the test or another plugin: nothing has said so far where its ranks were."""
 
 
 class ElasticLaunch:
@@ -211,6 +215,7 @@ class ElasticLaunch:
                 f"{source}(backend=): got {spec.backend!r} for a command; only functions and tests get a group"
             )
         request = Request(
+            source=source,
             name=entry.name,
             entry=entry,
             agents=agents,
@@ -272,7 +277,13 @@ class ElasticLaunch:
     def finish(self, launch: Launch, *, check: bool) -> LaunchResult:
         """Wait for the end of a launch, warn of what it left behind, and return its result or raise its error."""
         __tracebackhide__ = True
-        record = launch.wait()
+        try:
+            record = launch.wait()
+        except BaseException:
+            # Another plugin's time-out, say: what the ranks wrote, and where they were, is for the report.
+            if launch.record is not None:
+                self.keep(launch.record)
+            raise
         if launch.broken is not None:
             raise ElasticError(not_preloaded(launch.broken))
         verdict = self.keep(record)
@@ -288,6 +299,7 @@ class ElasticLaunch:
         """Judge a launch, and keep its result for the report of the test."""
         verdict = judge(record)
         self._request.node.stash[LAST_RESULT] = verdict.result
+        self._request.node.stash[CUT_SHORT] = record.cut_short
         return verdict
 
     def warn_of(self, result: LaunchResult) -> None:
@@ -317,5 +329,9 @@ def add_output(item: pytest.Item, report: pytest.TestReport) -> None:
         return  # it is on the terminal already
     show = run.setting("show_output")
     failed = [failure.rank for failure in result.failures if not failure.collateral]
+    if not failed:  # they were ended where nobody had failed: any of them may have something to say
+        failed = [failure.rank for failure in result.failures]
     ranks = {"failed": failed, "all": sorted(result.exitcodes), "none": []}[str(show)]
     report.sections += launch_sections(result, ranks, str(report.when))
+    if item.stash.get(CUT_SHORT, False):
+        report.sections += stack_sections(result)

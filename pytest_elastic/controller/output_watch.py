@@ -68,7 +68,7 @@ class OutputWatch:
 
 
 class LineSearch:
-    """Looks for a line in what ranks have written since the launch began, in all rounds. Each byte is read once.
+    """Looks for a whole line in what ranks have written since the launch began, in all rounds.
 
     Args:
         pattern: What is to be found in a line.
@@ -84,12 +84,12 @@ class LineSearch:
         """Return the first match in what these ranks have written, or ``None``."""
         for rank in ranks:
             for file in files_of(rank, self._directory):
-                match = self._find_in(file)
+                match = self._find_in(file, last=rank.over())
                 if match is not None:
                     return match
         return None
 
-    def _find_in(self, file: Path) -> re.Match[str] | None:
+    def _find_in(self, file: Path, *, last: bool) -> re.Match[str] | None:
         offset = self._read.get(file, 0)
         try:
             with file.open("rb") as log:
@@ -97,9 +97,10 @@ class LineSearch:
                 new = log.read()
         except OSError:
             return None  # not there yet
-        # A line that has only begun is looked at now, and again when there is more of it.
-        self._read[file] = offset + new.rfind(b"\n") + 1
-        for line in new.decode(errors="replace").splitlines():
+        # A line that has only begun is looked at when it is whole: a number in it may not be complete.
+        whole = len(new) if last else new.rfind(b"\n") + 1
+        self._read[file] = offset + whole
+        for line in new[:whole].decode(errors="replace").splitlines():
             match = self._pattern.search(line)
             if match is not None:
                 return match

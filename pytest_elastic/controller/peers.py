@@ -41,6 +41,7 @@ class RankState:
     exited: RankExited | None = None
     killed: bool = False
     fault: str = ""
+    fault_signal: int = 0
     closed_ns: int | None = None
     was_stopped: bool = False
     may_leave: bool = False
@@ -70,6 +71,10 @@ class RankState:
             return False
         return self.finished is None or not (self.killed or self.exited.stopped)
 
+    def doomed(self) -> bool:
+        """Tell whether the rank has been killed, on purpose or not, even if it still seems to live."""
+        return self.killed or self.closed_ns is not None or self.fault_signal == signal.SIGKILL
+
     def counts(self, time_ns: int) -> bool:
         """Tell whether what the rank did at a time counts.
 
@@ -98,6 +103,7 @@ class RankState:
             exited=self.exited,
             killed=self.killed,
             fault=self.fault,
+            fault_signal=self.fault_signal,
             was_stopped=self.was_stopped,
         )
 

@@ -42,6 +42,7 @@ class Request:
     """What a launch is asked to do, beyond its spec.
 
     Attributes:
+        source: Who asks, for errors.
         name: Name of the entry point.
         entry: The function or command; ``None`` for a test.
         item: The test; ``None`` for a function or command.
@@ -55,6 +56,7 @@ class Request:
         modules: Name and file of the test modules that pytest has imported.
     """
 
+    source: str
     name: str
     entry: EntryPoint | None = None
     item: ItemOrder | None = None
@@ -90,8 +92,7 @@ def make_plan(
         given, backend, form = request.rdzv_configs, spec.rdzv_backend, HOST_AND_PORT
     else:
         given, backend, form = request.config.rdzv_configs, request.config.rdzv_backend, HOST_OR_BOTH
-    source = "elastic_launch" if request.config is None else "elastic_launch(config=): LaunchConfig"
-    source = source if request.item is None else "marker elastic"
+    source = request.source if request.config is None else f"{request.source}(config=): LaunchConfig"
     check_rendezvous(source, backend, request.rdzv_endpoint, given, form=form)
     try:
         cwd = os.getcwd()
@@ -112,10 +113,10 @@ def make_plan(
     agents = request.agents if request.agents is not None else most
     if type(agents) is not int or not 1 <= agents <= most:
         raise ArgumentError(
-            f"elastic_launch(agents=): got {one_line(agents)}, expected an int from 1 to nnodes ({most})"
+            f"{request.source}(agents=): got {one_line(agents)}, expected an int from 1 to nnodes ({most})"
         )
     if request.inline and agents > 1:
-        raise ArgumentError(f'elastic_launch(agent="inline"): runs one agent, but nnodes asks for {agents}')
+        raise ArgumentError(f'{request.source}(agent="inline"): runs one agent, but nnodes asks for {agents}')
     try:
         scratch.mkdir(mode=0o700)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -46,7 +46,8 @@ class Purpose:
     def signal_rank(self, rank: RankState, signum: int, why: str) -> None:
         """Send a signal to a rank, which is what happened to it if it dies of that."""
         if rank.alive() and rank.handle is not None:
-            rank.fault = why or rank.fault
+            if why:
+                rank.fault, rank.fault_signal = why, signum
             rank.handle.send(signum)
 
     def signal_agent(self, node: int, signum: int, why: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.controller.awaiting import await_in, check_timeout
@@ -20,12 +21,15 @@ from pytest_elastic.faults import is_signal
 from pytest_elastic.one_line import one_line
 from pytest_elastic.report.verdict import Verdict, judge
 from pytest_elastic.spec import ArgumentError
+from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.events import Event
 
     from pytest_elastic.report.records import LaunchRecord
     from pytest_elastic.result import LaunchResult
+
+T = TypeVar("T")
 
 
 class Owner(Protocol):
@@ -87,7 +91,7 @@ class RunningAgent:
         agent = self._agent
         if agent.finished is not None:
             return agent.finished.state
-        if agent.ended:
+        if agent.ended or agent.lost_ns is not None:
             return "KILLED"
         return "STARTING" if agent.hello is None else "RUNNING"
 
@@ -101,11 +105,17 @@ class RunningAgent:
         self._signal(signal.SIGKILL, "kill")
 
     def terminate(self) -> None:
-        """Send SIGTERM to the agent, which stops its ranks and leaves (torch's ``SignalException``)."""
+        """Send SIGTERM to the agent, which stops its ranks and leaves (torch's ``SignalException``).
+
+        torch's agent heeds signals from the start of its first ranks on; before that it just dies of them.
+        """
         self._signal(signal.SIGTERM, "terminate")
 
     def interrupt(self) -> None:
-        """Send SIGINT to the agent, which stops its ranks and leaves (torch's ``SignalException``)."""
+        """Send SIGINT to the agent, which stops its ranks and leaves (torch's ``SignalException``).
+
+        torch's agent heeds signals from the start of its first ranks on; before that it just dies of them.
+        """
         self._signal(signal.SIGINT, "interrupt")
 
     def join(self, timeout: float | None = None) -> None:
@@ -146,6 +156,7 @@ class RunningLaunch:
         self._owner = owner
         self._launch = launch
         self._closed = False
+        self._told = False
 
     def __enter__(self) -> RunningLaunch:
         return self
@@ -154,6 +165,17 @@ class RunningLaunch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is None and not self._told and self._launch.record is not None:
+            self._warn_of(self._launch.record)
+
+    def _warn_of(self, record: LaunchRecord) -> None:
+        """Warn of a launch that failed by itself where nobody has asked how it ended."""
+        error = judge(record).error
+        on_purpose = record.cut_short or any(each.fault for each in record.ranks)
+        on_purpose = on_purpose or any(each.fault for each in record.agents)
+        if error is not None and not on_purpose:
+            first, _, _ = str(error).partition("\n")
+            warnings.warn(ElasticWarning(f"a launch failed, and nobody waited for its end: {first}"), stacklevel=3)
 
     # --- what there is ---
 
@@ -209,19 +231,19 @@ class RunningLaunch:
     def kill(self, *, rank: int) -> None:
         """End a rank with SIGKILL."""
         __tracebackhide__ = True
-        self._signal(rank, signal.SIGKILL, f"run.kill(rank={rank})")
+        self._signal("kill", rank, signal.SIGKILL, f"run.kill(rank={rank})")
 
     def signal(self, *, rank: int, sig: int) -> None:
         """Send a signal to a rank."""
         __tracebackhide__ = True
         if not is_signal(sig):
             raise ArgumentError(f"run.signal(sig=): got {one_line(sig)}, expected a signal such as signal.SIGTERM")
-        self._signal(rank, sig, f"run.signal(rank={rank}, sig={signal.Signals(sig).name})")
+        self._signal("signal", rank, sig, f"run.signal(rank={rank}, sig={signal.Signals(sig).name})")
 
     def stop(self, *, rank: int) -> None:
         """Stop a rank with SIGSTOP, a straggler, and wait until it has stopped."""
         __tracebackhide__ = True
-        state = self._signal(rank, signal.SIGSTOP, f"run.stop(rank={rank})")
+        state = self._signal("stop", rank, signal.SIGSTOP, f"run.stop(rank={rank})")
         deadline = clock.monotonic() + 10.0
         while state.alive() and state.pid is not None and not kernel.is_stopped(state.pid):
             if clock.monotonic() > deadline:
@@ -231,34 +253,32 @@ class RunningLaunch:
     def resume(self, *, rank: int) -> None:
         """Let a stopped rank go on (SIGCONT)."""
         __tracebackhide__ = True
-        self._signal(rank, signal.SIGCONT, "")
+        self._signal("resume", rank, signal.SIGCONT, "")
 
-    def _signal(self, rank: int, signum: int, why: str) -> RankState:
+    def _signal(self, call: str, rank: int, signum: int, why: str) -> RankState:
         __tracebackhide__ = True
-        if type(rank) is not int or rank < 0:
-            raise ArgumentError(f"rank: got {one_line(rank)}, expected an int >= 0")
+        self._check_rank(call, rank)
 
-        def started() -> RankState | None:
-            world = self._launch.formed_world()
-            return next((state for state in world if state.id.rank == rank), None)
+        def world() -> list[RankState] | None:
+            return self._launch.formed_world() or None
 
-        if self._launch.formed_world() and started() is None:
-            raise ArgumentError(
-                f"rank: got {rank}, but the world has {self.world_size} ranks (0 to {self.world_size - 1})"
-            )
-        state = await_in(self._launch, f"rank {rank} to start", started, None)
+        ranks = self._await(f"rank {rank} to start", world, None)
+        state = next((state for state in ranks if state.id.rank == rank), None)
+        if state is None:
+            raise ArgumentError(f"run.{call}(rank=): got {rank}, but the world has {_ranks(len(ranks))}")
         if not state.alive():
-            raise ElasticError(f"{why or 'run.resume()'}: rank {rank} has ended already ({_describe(state).state})")
+            raise ElasticError(f"run.{call}(rank={rank}): rank {rank} has ended already ({_describe(state).state})")
         self._launch.do(lambda do: do.signal_rank(state, signum, why))
         return state
 
     # --- waiting ---
 
     def wait_for_output(self, pattern: str, *, rank: int | None = None, timeout: float | None = None) -> re.Match[str]:
-        """Wait until a rank has written a line that matches, at any time since the launch began.
+        """Wait until a rank has written a whole line that matches, at any time since the launch began.
 
         Args:
-            pattern: Regular expression, looked for in each line of standard output and error (``re.search``).
+            pattern: Regular expression, looked for in each line of standard output and error (``re.search``). A line
+                is whole with its line break, or when its rank has ended.
             rank: Global rank whose output counts; by default any.
             timeout: Seconds to wait, or ``None`` to wait until the end of the launch.
 
@@ -271,7 +291,11 @@ class RunningLaunch:
         """
         __tracebackhide__ = True
         check_timeout("run.wait_for_output", timeout)
+        if rank is not None:
+            self._check_rank("wait_for_output", rank)
         try:
+            if not isinstance(pattern, str):
+                raise TypeError("not a str")
             search = LineSearch(re.compile(pattern), self._launch.plan.directory)
         except (re.error, TypeError) as error:
             raise ArgumentError(
@@ -283,10 +307,10 @@ class RunningLaunch:
 
         self._launch.watch_output()
         who = "a rank" if rank is None else f"rank {rank}"
-        return await_in(self._launch, f"{who} to write {pattern!r}", found, timeout)
+        return self._await(f"{who} to write {pattern!r}", found, timeout)
 
     def wait_for_world(self, world_size: int, *, timeout: float | None = None) -> None:
-        """Wait until the world that formed last has this many ranks, and all of them have started.
+        """Wait until the world that formed last has this many ranks, and all of them have started and none has failed.
 
         Args:
             world_size: Number of ranks.
@@ -301,7 +325,7 @@ class RunningLaunch:
         if type(world_size) is not int or world_size < 1:
             raise ArgumentError(f"run.wait_for_world(): got {one_line(world_size)}, expected an int >= 1")
         what = f"a world of {world_size} rank{'' if world_size == 1 else 's'}"
-        await_in(self._launch, what, lambda: len(self._launch.formed_world()) == world_size or None, timeout)
+        self._await(what, lambda: len(self._launch.sound_world()) == world_size or None, timeout)
 
     def wait(self, timeout: float | None = None, *, check: bool = True) -> LaunchResult:
         """Wait for the end of the launch.
@@ -318,6 +342,7 @@ class RunningLaunch:
         """
         __tracebackhide__ = True
         check_timeout("run.wait", timeout)
+        self._told = True
         self._launch.let_end(timeout)
         return self._owner.finish(self._launch, check=check)
 
@@ -330,6 +355,22 @@ class RunningLaunch:
         if self._launch.record is not None:
             self._owner.keep(self._launch.record)
 
+    def _await(self, what: str, found: Callable[[], T | None], timeout: float | None) -> T:
+        __tracebackhide__ = True
+        try:
+            return await_in(self._launch, what, found, timeout)
+        except ElasticError:
+            self._told = self._told or self._launch.record is not None
+            raise
+
+    def _check_rank(self, call: str, rank: object) -> None:
+        __tracebackhide__ = True
+        if type(rank) is not int or rank < 0:
+            raise ArgumentError(f"run.{call}(rank=): got {one_line(rank)}, expected an int >= 0")
+        most = self._launch.plan.nproc * int(self._launch.plan.config["max_nodes"])
+        if rank >= most:
+            raise ArgumentError(f"run.{call}(rank=): got {rank}, but the launch has at most {_ranks(most)}")
+
     def _snapshot(self) -> LaunchResult:
         return judge(self._launch.snapshot()).result
 
@@ -337,10 +378,14 @@ class RunningLaunch:
         return f"<launch of {self._launch.plan.name or 'a command'}, {self.world_size} ranks, {self.agents}>"
 
 
+def _ranks(number: int) -> str:
+    return "1 rank (0)" if number == 1 else f"{number} ranks (0 to {number - 1})"
+
+
 def _describe(rank: RankState) -> RunningRank:
     if rank.finished is not None:
         state = "SUCCEEDED"
-    elif rank.bad() or rank.over():
+    elif rank.bad() or rank.over() or rank.doomed():
         state = "FAILED"
     elif rank.hello_ns is None:
         state = "STARTING"

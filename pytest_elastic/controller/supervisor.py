@@ -22,7 +22,7 @@ from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
@@ -112,6 +112,7 @@ class Supervisor:
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
         self._killing_since: float | None = None
         self._cancelled = threading.Event()
+        self._cut_short = False
         self._wants_stacks = False
         self._server_lost: str | None = None
         self._started_ns = 0
@@ -282,7 +283,7 @@ class Supervisor:
         rank.peer = peer
         rank.writes_stacks = hello.writes_stacks
         self.hold(rank, hello.pid)
-        others = membership.rivals(self.roster, hello.id)
+        others = membership.rivals(self.roster, self.plan, hello.id)
         if others and not self._split:
             self._split = (others[0].id.world, hello.id.world)
             self._kill_all()
@@ -322,6 +323,8 @@ class Supervisor:
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     def _look_at_clocks(self) -> None:
+        if self._cancelled.is_set() and self._killing_since is None:
+            self._cut_short = True
         if self._cancelled.is_set() and self._wants_stacks:
             self._wants_stacks = False
             self._stacks = self._stacks or StackRequest(self.roster.ranks(), self.plan.directory)
@@ -346,8 +349,10 @@ class Supervisor:
         for request, ranks in [look for look in self._last_looks if look[0].answered()]:
             self._last_looks.remove((request, ranks))
             kill_together(ranks)
-        replaceable = self.held_open or self.purpose.faults.adds_nodes()
-        self._clocks.note_bereft(not replaceable and membership.misses_a_node(self.roster, self.plan))
+        may_come = self.held_open or self.purpose.faults.adds_nodes()
+        replaceable = may_come and takes_late_nodes(self.plan.config["rdzv_backend"])
+        missed = not replaceable and membership.misses_a_node(self.roster, self.plan)
+        self._clocks.note_bereft(missed or membership.waits_in_vain(self.roster))
         if self._clocks.end_has_come():
             self._kill_all()
 
@@ -439,7 +444,7 @@ class Supervisor:
             server_words=self._server.last_words()
             if any(agent.finished is None for agent in self.roster.agents)
             else "",
-            cut_short=self._cancelled.is_set() and self._killing_since is not None,
+            cut_short=self._cut_short,
             split=self._split,
             faults_left=self.purpose.faults.not_happened(),
         )

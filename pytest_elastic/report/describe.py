@@ -68,12 +68,12 @@ def what_happened(rank: RankRecord, *, work: Work) -> str:
         if failed.how == "result":
             return failed.message
         return one_line(failed.type, failed.message)
-    if ended_by_us(rank):
+    if ended_by_us(rank) or rank.exited is None:
         return "killed"
-    assert rank.exited is not None
     name = signal_name(rank.exited.exitcode)
     if name is not None:
-        return f"killed by {name}" + (f" ({rank.fault})" if rank.fault else "")
+        on_purpose = rank.fault if rank.fault_signal == -rank.exited.exitcode else ""
+        return f"killed by {name}" + (f" ({on_purpose})" if on_purpose else "")
     if rank.hello_ns is None:
         return f"exited with code {rank.exited.exitcode} before it could start"
     return f"exited with code {rank.exited.exitcode}{too_early}"

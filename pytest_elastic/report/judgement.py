@@ -17,7 +17,7 @@ from pytest_elastic.report.endings import ending
 from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
-from pytest_elastic.report.text import ranks_of, taken_along
+from pytest_elastic.report.text import taken_along
 from pytest_elastic.report.verdict import agent_error, judge, not_preloaded
 
 When = Literal["setup", "call", "teardown"]
@@ -132,9 +132,8 @@ def _ended_by_nodes(record: LaunchRecord, culprit: Culprit | None) -> Exception 
     lost = agent_at_fault(record, culprit.blame, culprit.time_ns or record.ended_ns)
     if lost is None:
         return None
-    own = ranks_of(lost, record)
-    others = describe_others([rank for rank in record.last_world() if rank.id.rank not in own], None)
-    told = taken_along(own) + "".join(f"; {fold(numbers)} {what}" for numbers, what, _ in others)
+    others = describe_others([rank for rank in record.last_world() if rank.id.node != lost.node], None)
+    told = taken_along(lost, record) + "".join(f"; {fold(numbers)} {what}" for numbers, what, _ in others)
     return agent_error(lost, record, judge(record).result, told.replace(" (collateral)", ""))
 
 

@@ -28,11 +28,27 @@ def agent_at_fault(record: LaunchRecord, blame: Blame, time_ns: int) -> AgentRec
     """
     if (kept := _kept_from_restarting(record)) is not None:
         return kept
+    if blame > Blame.OWN and (raised := _raised_by_itself(record)) is not None:
+        return raised
     nodes = {rank.id.node for rank in record.last_world()}
     for agent in lost_agents(record):
         first = blame > Blame.OWN or (agent.lost_ns is not None and agent.lost_ns < time_ns)
         if agent.node in nodes and first and _was_at_work(agent, record):
             return agent
+    return None
+
+
+def _raised_by_itself(record: LaunchRecord) -> AgentRecord | None:
+    """Return an agent with an exception of its own, which ends its ranks and takes peers away from others.
+
+    That a rendezvous is closed an agent hears where another node has given up: it is no cause.
+    """
+    for agent in record.agents:
+        end = agent.finished
+        if end is not None and end.exception is not None and end.left_ns is None:
+            last = end.traceback.rstrip().rpartition("\n")[2]
+            if "RendezvousClosedError" not in last and "RendezvousGracefulExitError" not in last:
+                return agent
     return None
 
 

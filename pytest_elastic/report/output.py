@@ -9,6 +9,7 @@ import pytest
 
 from pytest_elastic.report.judgement import PHASES, When, load, phase, phase_reached
 from pytest_elastic.report.records import LaunchRecord, RankRecord
+from pytest_elastic.report.stacks import fold, shown
 from pytest_elastic.result import LaunchResult
 
 _SHOWN_OUTPUT = 40_000
@@ -38,6 +39,15 @@ def launch_sections(result: LaunchResult, ranks: Iterable[int], when: str) -> li
             if text.strip():
                 sections.append((f"Captured {stream} {when} (rank {rank})", text))
     return sections
+
+
+def stack_sections(result: LaunchResult) -> list[tuple[str, str]]:
+    """Return where ranks of an ``elastic_launch`` were when they were ended, those at one place together."""
+    places: dict[str, list[int]] = {}
+    for failure in result.failures:
+        if failure.stack:
+            places.setdefault(shown(failure.stack), []).append(failure.rank)
+    return [(f"Stacks of {fold(ranks)}", stack) for stack, ranks in places.items()]
 
 
 def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:

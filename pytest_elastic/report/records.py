@@ -35,6 +35,7 @@ class RankRecord:
         exited: What the agent saw of its end.
         killed: The controller killed it.
         fault: What sent it a signal on purpose last, or an empty text.
+        fault_signal: That signal.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
     """
 
@@ -48,6 +49,7 @@ class RankRecord:
     exited: RankExited | None = None
     killed: bool = False
     fault: str = ""
+    fault_signal: int = 0
     was_stopped: bool = False
 
 

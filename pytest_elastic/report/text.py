@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from pytest_elastic.report.describe import shortened, signal_name
@@ -122,22 +122,18 @@ def others_of(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) ->
     """Return which ranks an agent took along when it was lost, and what became of others, as the end of a sentence."""
     if agent.lost_ns is None:
         return ""
-    own = ranks_of(agent, record)
+    own = [rank.id.rank for rank in record.last_world() if rank.id.node == agent.node]
     groups: dict[str, list[int]] = defaultdict(list)
     for failure in result.failures:
         if failure.rank not in own:
             groups[_state_of(failure)].append(failure.rank)
-    return taken_along(own) + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+    return taken_along(agent, record) + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
 
 
-def ranks_of(agent: AgentRecord, record: LaunchRecord) -> list[int]:
-    """Return the ranks of an agent in the last world."""
-    return [rank.id.rank for rank in record.last_world() if rank.id.node == agent.node]
-
-
-def taken_along(ranks: Sequence[int]) -> str:
-    """Return which ranks went with their agent, as a part of a sentence."""
-    return f", with {fold(ranks)}" if ranks else ""
+def taken_along(agent: AgentRecord, record: LaunchRecord) -> str:
+    """Return which ranks, still at work, went with their agent, as a part of a sentence."""
+    own = [rank for rank in record.last_world() if rank.id.node == agent.node and rank.finished is None]
+    return f", with {fold([rank.id.rank for rank in own])}" if own and agent.lost_ns is not None else ""
 
 
 def split_text(record: LaunchRecord) -> str:

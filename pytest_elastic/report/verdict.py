@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeoutError
+from pytest_elastic.errors import AgentFailedError, ElasticError, ElasticTimeoutError, FaultsLeftError
 from pytest_elastic.messages import RankFailed
 from pytest_elastic.pickling import UnpicklableError
 from pytest_elastic.report import text
@@ -71,8 +71,10 @@ def judge(record: LaunchRecord) -> Verdict:
     """Judge a launch."""
     ranks, values = _read_values(record)
     failed = blame(ranks, silent_success=record.work == "command")
-    # Where a lost agent comes first, all that failed on ranks is its doing.
-    cause = failed[0] if failed and _agent_at_fault(failed[0], record) is None else None
+    # Where a lost agent comes first, all that failed on ranks is its doing; and one that was ended is no cause.
+    cause = failed[0] if failed and blame_of(failed[0]) is not Blame.ENDED else None
+    if cause is not None and _agent_at_fault(cause, record) is not None:
+        cause = None
     result = _make_result(record, ranks, failed, values, cause)
     error = _error_of(record, ranks, failed, result)
     if error is not None:
@@ -209,7 +211,8 @@ def _error_of(
         return ElasticError(f"{record.name or 'the launch'} ended without an outcome of ranks {missing}")
     if record.faults_left:
         name = record.name or "the launch"
-        return ElasticError(f"{name} ended well, but without the faults on purpose: {', '.join(record.faults_left)}")
+        left = record.faults_left
+        return FaultsLeftError(f"{name} ended well, but without the faults on purpose: {', '.join(left)}", faults=left)
     return None
 
 
@@ -238,11 +241,11 @@ def _agent_at_fault(first: RankRecord, record: LaunchRecord) -> AgentRecord | No
 def _dispensable(agent: AgentRecord, record: LaunchRecord) -> bool:
     """Tell whether a launch whose ranks have all returned is complete without an agent that failed.
 
-    It took no part in the last world, or was lost on purpose, or was ended because it still waited for a lost one.
+    It took no part in the last world, or was lost, or was ended because it still waited for a lost one.
     """
-    if all(rank.id.node != agent.node for rank in record.last_world()):
+    if agent.lost_ns is not None or all(rank.id.node != agent.node for rank in record.last_world()):
         return True
-    return agent.fault != "" if agent.lost_ns is not None else agent.killed and bool(lost_agents(record))
+    return agent.killed and bool(lost_agents(record))
 
 
 def _ended_from_outside(rank: RankRecord, record: LaunchRecord) -> bool:

@@ -17,6 +17,7 @@ from pytest_elastic import (
     AddNode,
     AgentFailedError,
     ElasticError,
+    FaultsLeftError,
     InterruptAgent,
     KillNode,
     KillRank,
@@ -65,6 +66,24 @@ def test_it_happens_once(elastic_launch: ElasticLaunch) -> None:
     result.assert_restarted(1)
     result.assert_ok()
     assert result.worlds == [2, 2]
+
+
+def test_two_on_one_rank_meet_two_processes(elastic_launch: ElasticLaunch) -> None:
+    faults = [KillRank(1, when_output="step 3"), KillRank(1, when_output="step 3")]
+    result = elastic_launch(train, 10, nproc=2, max_restarts=3, timeout=DEADLINE, faults=faults)
+    result.assert_restarted(2)
+    with pytest.raises(FaultsLeftError) as caught:
+        elastic_launch(train, 10, nproc=2, max_restarts=3, timeout=DEADLINE, faults=[*faults, KillRank(7)])
+    assert caught.value.faults == ("KillRank(7)",)
+
+
+def test_a_fault_that_did_not_end_a_rank_is_not_named(elastic_launch: ElasticLaunch) -> None:
+    fault = SignalRank(1, signal.SIGUSR1, when_output="step 3")
+    with elastic_launch.start(train, nproc=2, timeout=DEADLINE, faults=[fault]) as run:
+        run.wait_for_output(r"step \d+ of 2 1", rank=1)
+        os.kill(run.ranks[1].pid or 0, signal.SIGKILL)
+        with pytest.raises(WorkerFailedError, match=r"^\[rank 1\] killed by SIGKILL\n"):
+            run.wait()
 
 
 def test_a_straggler(elastic_launch: ElasticLaunch) -> None:
@@ -179,6 +198,17 @@ def test_faults_and_settings_of_the_rendezvous_in_the_marker(
             work(1000)
 
         @elastic
+        @pytest.mark.xfail(strict=True)
+        @pytest.mark.elastic(faults=[KillRank(1, when_output="step 99")])
+        def test_never_happens_to_the_known_bug():
+            work(5)
+
+        @elastic
+        @pytest.mark.elastic(nnodes=3, nproc=1, faults=[KillNode(node, when_output="step 3") for node in (1, 2)])
+        def test_loses_two_nodes():
+            work(1000)
+
+        @elastic
         @pytest.mark.elastic(nnodes="1:2", max_restarts=1, faults=[KillNode(1, when_output="step 3 of 4")])
         def test_goes_on_with_fewer(world_size):
             work(1000 if world_size == 4 else 5)
@@ -203,7 +233,7 @@ def test_faults_and_settings_of_the_rendezvous_in_the_marker(
         """
     )
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-v")
-    result.assert_outcomes(passed=4, failed=3, errors=3)
+    result.assert_outcomes(passed=4, failed=5, errors=3, xfailed=0)
     result.stdout.fnmatch_lines_random(
         [
             "*::test_survives PASSED [[]2 ranks[]] *",
@@ -218,6 +248,8 @@ def test_faults_and_settings_of_the_rendezvous_in_the_marker(
             "ERROR *::test_bad_fault - *marker elastic(faults=): KillRank(2.5) has rank=2.5, expected an int >= 0",
             "ERROR *::test_bad_place - *marker elastic(faults=): AddNode() needs a rendezvous that takes late nodes: *",
             "ERROR *::test_bad_setting - *marker elastic(rdzv_configs=): got 3, expected a dict",
+            "FAILED *::test_never_happens_to_the_known_bug - * ended well, but without the faults on purpose: *",
+            "FAILED *::test_loses_two_nodes - *agent [12] was killed by SIGKILL after * s (KillNode(*",
             "*::test_plain PASSED*",
         ]
     )

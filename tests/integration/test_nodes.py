@@ -7,6 +7,7 @@ import re
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,17 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig
 
-from pytest_elastic import AgentFailedError, ElasticError, KillNode, KillRank, LaunchResult, WorkerFailedError
+from pytest_elastic import (
+    AddNode,
+    AgentFailedError,
+    ElasticError,
+    ElasticTimeoutError,
+    EtcdServer,
+    KillNode,
+    KillRank,
+    LaunchResult,
+    WorkerFailedError,
+)
 from pytest_elastic.faults import Fault
 
 if TYPE_CHECKING:
@@ -236,6 +247,115 @@ def test_an_agent_that_somebody_else_interrupts(elastic_launch: ElasticLaunch, d
         os.kill(pid, signal.SIGINT)
         with pytest.raises(AgentFailedError, match=r"^agent 0 left: SignalException: Process \d+ got signal: 2 after"):
             run.wait()
+
+
+@pytest.mark.parametrize("backend", ["local", "c10d"])
+def test_restarts_do_not_make_up_for_a_missed_node(elastic_launch: ElasticLaunch, done: Path, backend: str) -> None:
+    begin = time.monotonic()
+    faults: list[Fault] = [KillNode(1, when_output="step 3 of 2")]
+    if backend == "c10d":
+        faults.append(AddNode(when_output="never"))
+    with pytest.raises(AgentFailedError, match=r"^agent 1 was killed by .*, with rank 1; rank 0 lost a peer"):
+        elastic_launch(
+            train, done, nnodes=2, nproc=1, max_restarts=2, rdzv_backend=backend, timeout=DEADLINE, faults=faults
+        )
+    assert time.monotonic() - begin < DEADLINE / 2
+
+
+def test_a_wait_ends_with_the_node_that_nobody_can_replace(elastic_launch: ElasticLaunch, done: Path) -> None:
+    begin = time.monotonic()
+    with elastic_launch.start(train, done, nnodes=2, nproc=1, timeout=DEADLINE) as run:
+        run.wait_for_output("step 3 of 2", rank=1)
+        run.agents[1].kill()
+        with pytest.raises(AgentFailedError, match=r"^agent 1 was killed by SIGKILL"):
+            run.wait_for_output("never")
+    assert time.monotonic() - begin < DEADLINE / 2
+
+
+def return_on_node_1(done: Path) -> str:
+    if os.environ["GROUP_RANK"] == "1":
+        print("returns", flush=True)
+        return "early"
+    deadline = time.monotonic() + DEADLINE
+    while not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return "late"
+
+
+@pytest.mark.parametrize("by_handle", [True, False])
+def test_a_node_whose_ranks_had_returned_is_not_missed(
+    elastic_launch: ElasticLaunch, done: Path, by_handle: bool
+) -> None:
+    """Those of the other node are not cut off when the grace is over, whoever killed it."""
+    with elastic_launch.start(return_on_node_1, done, nnodes=2, nproc=1, timeout=DEADLINE) as run:
+        run.wait_for_output("returns", rank=1)
+        while run.ranks[1].state != "SUCCEEDED":
+            time.sleep(0.01)
+        if by_handle:
+            run.agents[1].kill()
+        else:
+            os.kill(run.agents[1].pid or 0, signal.SIGKILL)
+        run.agents[1].join(timeout=10)
+        with pytest.raises(ElasticTimeoutError, match="the launch goes on"):
+            run.wait_for_output("never", rank=0, timeout=3)  # longer than the grace
+        done.touch()
+        result = run.wait()
+    result.assert_ok()
+    assert result == {0: "late", 1: "early"}
+
+
+def test_a_world_whose_node_was_lost_is_not_waited_for(elastic_launch: ElasticLaunch, done: Path) -> None:
+    with elastic_launch.start(train, done, nnodes=2, nproc=1, max_restarts=3, rdzv_backend="c10d", timeout=60) as run:
+        run.wait_for_world(2)
+        run.wait_for_output("step 1 of 2", rank=1)
+        run.agents[1].kill()
+        assert run.agents[1].state == "KILLED"
+        assert "FAILED" in {rank.state for rank in run.ranks.values()}
+        run.add_agent()
+        run.wait_for_world(2)
+        assert run.worlds == [2, 2]
+
+
+def test_a_node_that_is_needed_comes_late(elastic_launch: ElasticLaunch, done: Path) -> None:
+    done.touch()
+    result = elastic_launch(
+        train, done, nnodes=2, agents=1, nproc=1, rdzv_backend="c10d", timeout=DEADLINE, faults=[AddNode(after=0.2)]
+    )
+    assert result == {0: 2, 1: 2}
+
+
+def fail_on_rank_0() -> int:
+    """Fail at first, while the other rank is still busy: with a static rendezvous, agents restart one by one."""
+    dist.init_process_group("gloo")
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if attempt == 0:
+        if dist.get_rank() == 0:
+            raise ValueError("the first attempt fails")
+        time.sleep(1)  # its work
+    dist.barrier()
+    return attempt
+
+
+def test_static_agents_restart_one_by_one(elastic_launch: ElasticLaunch) -> None:
+    result = elastic_launch(fail_on_rank_0, nnodes=2, nproc=1, max_restarts=1, rdzv_backend="static", timeout=DEADLINE)
+    assert result == {0: 1, 1: 1}
+
+
+def test_an_agent_that_loses_its_etcd_is_the_cause_of_what_its_peers_lose(
+    elastic_launch: ElasticLaunch, done: Path, etcd_server_factory: Callable[[], EtcdServer]
+) -> None:
+    etcd = etcd_server_factory()
+    with elastic_launch.start(
+        train, done, nnodes=2, nproc=1, rdzv_backend="etcd-v2", rdzv_endpoint=etcd.endpoint, timeout=DEADLINE
+    ) as run:
+        run.wait_for_output("step 3 of 2", rank=1)
+        etcd.kill()
+        with pytest.raises(AgentFailedError, match=r"^agent [01] failed: RendezvousConnectionError: .*etcd") as caught:
+            run.wait()
+    result = caught.value.result
+    assert all(failure.collateral for failure in result.failures)
+    with pytest.raises(AssertionError, match="did not fail first"):
+        result.assert_failed(rank=0)
 
 
 # --- nothing goes on without its agent ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pytest_elastic import (
     ArgumentError,
     ElasticError,
     ElasticTimeoutError,
+    ElasticWarning,
     RunningLaunch,
     WorkerFailedError,
 )
@@ -119,18 +120,24 @@ def test_output_counts_from_the_start_in_every_round_and_stream(elastic_launch: 
     result.assert_restarted(1)
 
 
-def test_a_line_that_has_only_begun_counts(elastic_launch: ElasticLaunch) -> None:
-    def prompt() -> None:
-        import sys
+def test_a_line_counts_when_it_is_whole(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
+    """A number in one that has only begun may not be complete."""
+    more = tmp_path / "more"
 
-        sys.stderr.write("half a line")
-        sys.stderr.flush()
-        forever()
+    def report() -> None:
+        print("loss=12", end="", flush=True)
+        while not more.exists():
+            time.sleep(0.01)
+        print("345", flush=True)
+        print("no line break", end="", flush=True)
 
-    with elastic_launch.start(prompt, nproc=1, timeout=DEADLINE) as run:
-        assert run.wait_for_output("half", rank=0)
-        with pytest.raises(ElasticTimeoutError, match=r"^waited 0\.2 s for rank 0 to write '\^line'; 1 ranks? run"):
-            run.wait_for_output("^line", rank=0, timeout=0.2)
+    with elastic_launch.start(report, nproc=1, timeout=DEADLINE) as run:
+        with pytest.raises(ElasticTimeoutError, match=r"^waited 0\.3 s for rank 0 to write 'loss=.*'; 1 rank runs, "):
+            run.wait_for_output(r"loss=(\d+)", rank=0, timeout=0.3)
+        more.touch()
+        assert run.wait_for_output(r"loss=(\d+)", rank=0)[1] == "12345"
+        assert run.wait_for_output("no line break", rank=0)  # its rank has ended
+        run.wait()
 
 
 def test_scripts_and_commands_can_be_waited_for(elastic_launch: ElasticLaunch, tmp_path: Path) -> None:
@@ -246,7 +253,7 @@ def test_what_was_closed_has_not_succeeded(elastic_launch: ElasticLaunch) -> Non
     for wait in (run.wait, lambda: run.wait_for_output("never"), lambda: run.wait_for_world(3)):
         with pytest.raises(ElasticError, match=r"^forever was ended before it was done: it was closed$"):
             wait()
-    assert run.wait_for_output("ready", rank=0)[0] == "ready"
+    assert run.wait_for_output("ready", rank=1)[0] == "ready"
     run.wait(check=False).assert_failed(match="it was closed")
 
 
@@ -296,9 +303,9 @@ def test_what_is_over_cannot_be_acted_on(elastic_launch: ElasticLaunch) -> None:
 
 def bad_calls() -> list[Any]:
     calls: list[tuple[Callable[[RunningLaunch], object], str]] = [
-        (lambda run: run.kill(rank=7), "rank: got 7, but the world has 2 ranks (0 to 1)"),
-        (lambda run: run.kill(rank=-1), "rank: got -1, expected an int >= 0"),
-        (lambda run: run.stop(rank="0"), "rank: got '0', expected an int >= 0"),  # type: ignore[arg-type]
+        (lambda run: run.kill(rank=7), "run.kill(rank=): got 7, but the launch has at most 2 ranks (0 to 1)"),
+        (lambda run: run.kill(rank=-1), "run.kill(rank=): got -1, expected an int >= 0"),
+        (lambda run: run.stop(rank="0"), "run.stop(rank=): got '0', expected an int >= 0"),  # type: ignore[arg-type]
         (
             lambda run: run.signal(rank=0, sig=0.5),  # type: ignore[arg-type]
             "run.signal(sig=): got 0.5, expected a signal such as signal.SIGTERM",
@@ -312,6 +319,14 @@ def bad_calls() -> list[Any]:
             lambda run: run.wait_for_output("("),
             "run.wait_for_output(): got '(', expected a regular expression "
             "(missing ), unterminated subpattern at position 0)",
+        ),
+        (
+            lambda run: run.wait_for_output(b"x"),  # type: ignore[arg-type]
+            "run.wait_for_output(): got b'x', expected a regular expression (not a str)",
+        ),
+        (
+            lambda run: run.wait_for_output("x", rank=2),
+            "run.wait_for_output(rank=): got 2, but the launch has at most 2 ranks (0 to 1)",
         ),
         (
             lambda run: run.add_agent(),
@@ -330,6 +345,26 @@ def test_bad_calls_are_one_line_and_change_nothing(elastic_launch: ElasticLaunch
                 call(run)
         done.touch()
         run.wait().assert_ok()
+
+
+def test_a_rank_that_the_world_has_not(elastic_launch: ElasticLaunch) -> None:
+    """Known only once a world has formed, which is waited for."""
+    with (
+        elastic_launch.start(forever, nnodes="1:2", agents=1, nproc=2, timeout=DEADLINE) as run,
+        pytest.raises(ArgumentError, match=r"^run\.kill\(rank=\): got 3, but the world has 2 ranks \(0 to 1\)$"),
+    ):
+        run.kill(rank=3)
+
+
+def test_a_failure_that_nobody_asked_for_is_a_warning(elastic_launch: ElasticLaunch) -> None:
+    def fail() -> None:
+        raise ValueError("no data")
+
+    with (
+        pytest.warns(ElasticWarning, match=r"^a launch failed, and nobody waited for its end: \[rank 0\] Value"),
+        elastic_launch.start(fail, nproc=1, timeout=DEADLINE) as run,
+    ):
+        run.agents[0].join()
 
 
 def test_start_takes_no_check(elastic_launch: ElasticLaunch) -> None:

@@ -88,3 +88,4 @@ def test_a_fault_is_told_as_one_writes_it() -> None:
         assert eval(text) == eval(repr(eval(text)))
     assert repr(KillRank(2, when_output="step 3")) == "KillRank(2, when_output='step 3')"
     assert repr(AddNode()) == "AddNode()"
+    assert repr(SignalRank(0, signal.SIGTERM)) == "SignalRank(0, signal.SIGTERM)"
