@@ -1,8 +1,8 @@
 """Faults on purpose: what a launch is to suffer, and when.
 
 They are given to ``elastic_launch``, ``elastic_launch.start`` or the marker as ``faults=[...]``. Each happens once: as
-soon as the first world has formed (all of its ranks have started) and what the fault waits for has come. A launch that
-ends well without one of its faults has failed, because the test did not test what it says.
+soon as the first world has formed (all of its ranks have started), its target lives, and what it waits for has come. A
+launch that ends well without one of its faults has failed, because the test did not test what it says.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Fault:
     """What all faults have: when they happen. Use one of the classes below.
 
     Attributes:
-        when_output: Regular expression that is to be found (``re.search``) in a line which the target writes: the rank,
-            or any rank of the node. ``None`` waits for no line.
+        when_output: Regular expression that is to be found (``re.search``) in a whole line which the target writes: the
+            rank, or any rank of the node. ``None`` waits for no line.
         of_rank: Global rank that is to write it in place of the target.
         after: Seconds to wait then.
     """
@@ -113,7 +113,11 @@ class InterruptAgent(Fault):
 
 @dataclass(frozen=True, repr=False)
 class AddNode(Fault):
-    """Start one more agent: a node that comes late, or comes back. Its line of output may be any rank's."""
+    """Start one more agent: a node that comes late, or comes back. Its line of output may be any rank's.
+
+    Without a line to wait for it counts from the moment at which the agents have come, since the first world may need
+    this node.
+    """
 
 
 OnRank = (KillRank, SignalRank, StopRank)

@@ -96,8 +96,8 @@ class ElasticLaunch:
                 ``subprocess.run`` does.
             agents: How many of the nodes come; default all.
             config: torch's ``LaunchConfig``, for every setting of torch's. Beside it only ``kwargs``, ``check``,
-                ``timeout``, ``agents``, ``agent``, ``agent_error`` and ``env``; its log specs and event handler are
-                replaced.
+                ``timeout``, ``agents``, ``agent``, ``agent_error``, ``faults`` and ``env``; its log specs and event
+                handler are replaced.
             rdzv_configs: Settings of the rendezvous backend, over the built-in ones.
             rdzv_endpoint: Endpoint of the rendezvous; by default one is made, for etcd by ``etcd_server``.
             agent: ``"process"``, or ``"inline"`` to run the agent in a thread of the pytest process, where torch's
@@ -147,6 +147,9 @@ class ElasticLaunch:
         **settings: Any,
     ) -> RunningLaunch:
         """Start a launch and return at once, with a handle on it; use it in a ``with`` block.
+
+        How it ended is raised by the handle's ``wait()``. A launch that failed by itself, where nobody waited for it, is
+        a warning.
 
         Args:
             entrypoint: As for ``elastic_launch`` itself, like everything that follows.
