@@ -27,14 +27,14 @@ demo: $(VENV)/.installed
 	if [ $$status -ne 1 ]; then echo "$(FAILING): pytest exited with $$status, expected 1" >&2; exit 1; fi
 	@printf '\nThat failure was expected: the demo is complete.\n'
 
-# Every check runs, whatever those before it found. Two workers: most of a test's time goes into waiting for others.
+# Every check runs, whatever those before it found. Three workers: many tests wait for others.
 test: $(VENV)/.installed-development
 	@status=0; \
 	$(RUN) ruff check || status=1; \
 	$(RUN) ruff format --check || status=1; \
 	$(RUN) mypy || status=1; \
 	$(RUN) towncrier build --draft --version next || status=1; \
-	$(RUN) pytest -n 2 --dist loadfile tests examples --ignore=examples/failing || status=1; \
+	$(RUN) pytest -n 3 --dist loadfile tests examples --ignore=examples/failing || status=1; \
 	exit $$status
 
 bench: $(VENV)/.installed-development

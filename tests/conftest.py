@@ -22,7 +22,8 @@ OTHERS = (
     "timeout",
 )
 """Entry points of the plugins that the group ``test`` installs for the tests of living together with them."""
-_WITHOUT_THE_OTHERS = " ".join(f"-p no:{name}" for name in OTHERS)
+_WITHOUT_THE_OTHERS = " ".join(f"-p no:{name}" for name in (*OTHERS, "hypothesispytest"))
+"""Nor the one that only this suite itself uses, which takes a quarter of the time of a small session."""
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -148,8 +148,8 @@ class ElasticLaunch:
     ) -> RunningLaunch:
         """Start a launch and return at once, with a handle on it; use it in a ``with`` block.
 
-        How it ended is raised by the handle's ``wait()``. A launch that failed by itself, where nobody waited for it, is
-        a warning.
+        How it ended is raised by the handle's ``wait()``. A launch that failed by itself, where nobody waited for it,
+        is a warning.
 
         Args:
             entrypoint: As for ``elastic_launch`` itself, like everything that follows.

@@ -131,7 +131,7 @@ def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSessio
         (record / "temporary").mkdir()
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         environ |= {_MARK: str(record), "TMPDIR": str(record / "temporary"), "COLUMNS": "300"}
-        environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": os.environ.get("PYTEST_ADDOPTS", "")}
         paths = [path_of(name).relative_to(ROWS) for name in files]
         with (record / "output").open("wb") as output:
             process = subprocess.Popen(

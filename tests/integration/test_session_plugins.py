@@ -241,11 +241,29 @@ def test_hang(rank):
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_next(rank): pass
 def test_plain(): pass
+
+def wait_on_a_rank():
+    print("waits on a rank", flush=True)
+    threading.Event().wait()
+
+@pytest.mark.timeout(2)
+def test_launches(elastic_launch):
+    elastic_launch(wait_on_a_rank, nproc=2, timeout=60)
+
+@pytest.mark.timeout(2)
+def test_waits(elastic_launch):
+    with elastic_launch.start(wait_on_a_rank, nproc=2, timeout=60) as run:
+        run.wait_for_output("never")
 """
     )
     result = run(pytester, "-p", "timeout", "-p", "no:xdist")
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=3)
     result.stdout.fnmatch_lines("*Timeout*3.0s*")
+    # What the ranks of a launch wrote, and where they were, is not lost with it.
+    for rank in (0, 1):
+        assert result.outlines.count("waits on a rank") == 4
+        assert len([line for line in result.outlines if f"Captured stdout call (rank {rank})" in line]) >= 2
+    assert len([line for line in result.outlines if "Stacks of ranks 0-1" in line]) == 2
 
 
 def test_xdist_reports_every_test_once_and_ranks_start_no_workers(pytester: pytest.Pytester) -> None:

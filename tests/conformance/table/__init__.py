@@ -25,19 +25,13 @@ SPAWNED: frozenset[str] = frozenset(
     {
         "dies_of_sigsegv",
         "fails_an_assert",
-        "fails_in_setup",
         "hangs_in_a_collective",
-        "hangs_with_the_gil",
         "known_bug_on_one_rank",
         "launch_fails",
         "leaves_a_process",
         "one_skips",
         "os_exits_0",
         "passes",
-        "raises_what_does_not_pickle",
-        "restarts_and_passes",
-        "sys_exits_3",
-        "warns",
     }
 )
 """One row of each kind: with spawned ranks, which import torch each, all of them take too long for every day."""

@@ -20,7 +20,7 @@ def deadline_for(method: StartMethod, pace: float) -> float:
         method: How ranks are started. A spawned one imports torch first, which is part of its launch.
         pace: Seconds that importing torch takes on this machine, and with its present load.
     """
-    return round(2 + pace) if method == "forkserver" else round(5 + 5 * pace)
+    return round(2 + pace) if method == "forkserver" else round(10 + 10 * pace)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
