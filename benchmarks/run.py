@@ -32,7 +32,9 @@ def machine() -> str:
 def run_pytest(*args: str, cwd: Path) -> str:
     """Run pytest and return what it printed; stop if it failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *args]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    # Without a cache pytest parses each of the plugin's modules anew, in each session.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environ)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
