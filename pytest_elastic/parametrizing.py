@@ -12,16 +12,16 @@ from typing import Any, Final
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.detection import MARK
 from pytest_elastic.options import LAUNCH_ARGUMENTS, SETTINGS, Given
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
 
-MARKER: Final = "elastic"
 EXTRAS: Final = ("faults", "rdzv_configs")
 """Arguments of the mark that no option or ini key gives."""
 ALLOWED: Final = (*LAUNCH_ARGUMENTS, *EXTRAS)
 POSITIONAL: Final = "*"
 """Key under which merged arguments hold what a mark was given without a name."""
-_SOURCE: Final = "marker elastic"
+SOURCE: Final = "marker elastic"
 _SWEPT: Final = ("nproc", "nnodes")
 _SET_BY: Final = {"nproc": ("nproc", "world_size"), "nnodes": ("nnodes",)}
 """Argument of the mark to the parametrized arguments that set it."""
@@ -56,7 +56,7 @@ def merge_marks(marks: Iterable[pytest.Mark]) -> dict[str, Any]:
 
 def closest_first(item: pytest.Item) -> list[pytest.Mark]:
     """Return the marks of a test. One in ``pytest.param`` is for this test alone, so it is the closest."""
-    marks = list(item.iter_markers(MARKER))
+    marks = list(item.iter_markers(MARK))
     callspec = getattr(item, "callspec", None)
     own = [mark for mark in marks if callspec is not None and any(mark is other for other in callspec.marks)]
     return own + [mark for mark in marks if not any(mark is other for other in own)]
@@ -64,7 +64,7 @@ def closest_first(item: pytest.Item) -> list[pytest.Mark]:
 
 def parametrize_lists(metafunc: pytest.Metafunc) -> None:
     """Make a test of each entry of a list. A list that is not allowed is left to the one test, which says so."""
-    arguments = merge_marks(metafunc.definition.iter_markers(MARKER))
+    arguments = merge_marks(metafunc.definition.iter_markers(MARK))
     lists = _lists(arguments)
     if POSITIONAL in arguments or _complaints(lists):
         return
@@ -92,8 +92,8 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
     positional = arguments.get(POSITIONAL)
     if positional:
         got = ", ".join(map(repr, positional))
-        raise ArgumentError(f"{_SOURCE} takes keywords only, got {got}; allowed are {', '.join(ALLOWED)}")
-    check_names(_SOURCE, [name for name in arguments if name != POSITIONAL], ALLOWED)
+        raise ArgumentError(f"{SOURCE} takes keywords only, got {got}; allowed are {', '.join(ALLOWED)}")
+    check_names(SOURCE, [name for name in arguments if name != POSITIONAL], ALLOWED)
     for complaint in _complaints(_lists(arguments)):
         raise ArgumentError(complaint)
     callspec = getattr(item, "callspec", None)
@@ -109,7 +109,7 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
         if name in parameters and not compat.has_fixture_of_users(item, name)
     }
     chosen |= _set_by_parameters(own, chosen, given, swept=[name for name in _SWEPT if _hidden(name) in parameters])
-    return make_spec(_SOURCE, chosen, given)
+    return make_spec(SOURCE, chosen, given)
 
 
 def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> Any:
@@ -118,10 +118,10 @@ def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> 
         return entry.value
     if isinstance(value, list):
         what = "unittest methods" if _is_unittest(item) else "by marks in pytest.param or added after collection"
-        raise ArgumentError(f"{_SOURCE}({name}={value!r}): pytest cannot parametrize {what}; give one value")
+        raise ArgumentError(f"{SOURCE}({name}={value!r}): pytest cannot parametrize {what}; give one value")
     assert entry is not None
     raise ArgumentError(
-        f"{_SOURCE}({name}={value!r}): contradicts the list {entry.values!r} that parametrizes this test; use one"
+        f"{SOURCE}({name}={value!r}): contradicts the list {entry.values!r} that parametrizes this test; use one"
     )
 
 
@@ -144,7 +144,7 @@ def _set_by_parameters(
     for name in swept:
         clash = next((other for other in _SET_BY[name] if other in own), None)
         if clash is not None:
-            raise ArgumentError(f"{_SOURCE}({name}=[...]) and parametrized argument {clash!r} both set {name}; use one")
+            raise ArgumentError(f"{SOURCE}({name}=[...]) and parametrized argument {clash!r} both set {name}; use one")
     values = {name: _checked(name, own[name]) for name in _SWEPT if name in own}
     if "world_size" in own:
         values["nproc"] = _nproc_for(own["world_size"], {**chosen, **values}, given, nproc=values.get("nproc"))
@@ -164,7 +164,7 @@ def _nproc_for(world_size: Any, chosen: Mapping[str, Any], given: Mapping[str, G
     if type(world_size) is not int or world_size < 1:
         raise ArgumentError(f"{source}: got {world_size!r}, expected an int >= 1")
     rest = {name: value for name, value in chosen.items() if name != "nproc"}
-    nodes = make_spec(_SOURCE, rest, given)
+    nodes = make_spec(SOURCE, rest, given)
     if nodes.min_nodes != nodes.max_nodes:
         raise ArgumentError(
             f'{source}: got {world_size}, but nnodes="{nodes.min_nodes}:{nodes.max_nodes}" leaves the size of the '
@@ -190,7 +190,7 @@ def _complaints(lists: Mapping[str, list[Any]]) -> list[str]:
 
 def _complain(name: str, values: list[Any]) -> str | None:
     setting = SETTINGS[name]
-    source = f"{_SOURCE}({name}=)"
+    source = f"{SOURCE}({name}=)"
     if not values:
         return f"{source}: got [], expected a list with an entry for each test"
     for value in values:

@@ -52,6 +52,11 @@ class LaunchSpec:
         return self.nproc * self.max_nodes if isinstance(self.nproc, int) else None
 
 
+def takes_late_nodes(rdzv_backend: str) -> bool:
+    """Tell whether nodes may come late or be lost: the rendezvous is not built in or static."""
+    return rdzv_backend not in ("local", "static")
+
+
 def check_names(source: str, names: Sequence[str], allowed: Sequence[str] = LAUNCH_ARGUMENTS) -> None:
     """Refuse a name that is no argument.
 
@@ -94,7 +99,7 @@ def make_spec(source: str, arguments: Mapping[str, Any], given: Mapping[str, Giv
     least, _, most = str(values.pop("nnodes")).partition(":")
     min_nodes, max_nodes = int(least), int(most or least)
     backend = values.pop("rdzv_backend") or ("c10d" if min_nodes < max_nodes else "local")
-    if backend in ("local", "static") and min_nodes < max_nodes:
+    if not takes_late_nodes(backend) and min_nodes < max_nodes:
         raise ArgumentError(
             f'{source}(nnodes="{least}:{most}"): rdzv_backend "{backend}" knows a fixed number of nodes only; '
             'use "c10d", "etcd" or "etcd-v2", or an int'

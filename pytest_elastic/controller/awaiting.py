@@ -50,13 +50,14 @@ def await_in(launch: Launch, what: str, found: Callable[[], T | None], timeout: 
 
     if launch.wait_until(reached, timeout):
         return values[-1]
-    if launch.record is None:
+    if not launch.over:
         result = judge(launch.snapshot()).result
         number = len(launch.formed_world())
         told = "no world has formed" if not number else "1 rank runs" if number == 1 else f"{number} ranks run"
         text = f"waited {timeout:g} s for {what}; {told}, the launch goes on"
         raise ElasticTimeoutError(text, timeout=timeout or 0.0, stacks={}, result=result)
+    record = launch.wait()
     if launch.broken is not None:
         raise ElasticError(not_preloaded(launch.broken))
-    error = judge(launch.record).error
+    error = judge(record).error
     raise error if error is not None else ElasticError(f"the launch ended well, but had been waited for {what}")

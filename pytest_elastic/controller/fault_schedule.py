@@ -55,6 +55,7 @@ class FaultSchedule:
         self._hands: Final = hands
         self._silent: Final = silent
         self._formed = False
+        self._looked = 0.0
         self._stopped: list[tuple[float, RankState]] = []
         self._pending = [
             _Pending(fault, None if fault.when_output is None else LineSearch(re.compile(fault.when_output), directory))
@@ -68,8 +69,10 @@ class FaultSchedule:
 
     def adds_nodes(self) -> bool:
         """Tell whether a node is still to come: where a rank must write something first, while one lives."""
-        alive = any(rank.alive() for rank in self._roster.ranks())
-        return any(pending.due is not None or alive for pending in self._pending if _adds_a_node(pending.fault))
+        adding = [pending for pending in self._pending if _adds_a_node(pending.fault)]
+        if any(pending.due is not None for pending in adding):
+            return True
+        return bool(adding) and any(rank.alive() for rank in self._roster.ranks())
 
     def not_happened(self) -> tuple[str, ...]:
         """Return the faults that have not happened."""
@@ -79,15 +82,17 @@ class FaultSchedule:
         """Return the seconds until something is due by the clock, or ``None``."""
         times = [pending.due for pending in self._pending if pending.due is not None]
         times += [due for due, _ in self._stopped]
-        # What is due and could not happen so far waits for the next event.
-        ahead = [due - clock.monotonic() for due in times]
-        return min((seconds for seconds in ahead if seconds > 0), default=None)
+        # What was due at the last look and could not happen waits for the next event.
+        ahead = [max(0.0, due - clock.monotonic()) for due in times if due > self._looked]
+        return min(ahead, default=None)
 
     def look(self) -> None:
         """Do what is due."""
+        if not self._pending and not self._stopped:
+            return
         self._formed = self._formed or bool(self._roster.formed_world(silent=self._silent))
         came = all(agent.hello is not None for agent in self._roster.agents)
-        now = clock.monotonic()
+        now = self._looked = clock.monotonic()
         for pending in list(self._pending):
             # The first world may need the very node that is to be added.
             if not self._formed and not (came and _adds_a_node(pending.fault) and pending.search is None):

@@ -12,14 +12,14 @@ from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
 from pytest_elastic.controller.launch import Launch
-from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
+from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError, FaultsLeftError
 from pytest_elastic.faults import check_faults
 from pytest_elastic.messages import ItemOrder
-from pytest_elastic.parametrizing import spec_of
+from pytest_elastic.parametrizing import SOURCE, spec_of
 from pytest_elastic.report import merge
 from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.judgement import (
@@ -39,7 +39,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
-from pytest_elastic.spec import LaunchSpec
+from pytest_elastic.spec import LaunchSpec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ class ElasticItem:
             live_log=compat.has_live_log(item.config),
         )
         request = Request(
-            source="marker elastic",
+            source=SOURCE,
             name=item.name,
             item=order,
             rdzv_configs=self._arguments.get("rdzv_configs", {}),
             faults=check_faults(
-                "marker elastic",
+                SOURCE,
                 self._arguments.get("faults", ()),
                 may_add=takes_late_nodes(spec.rdzv_backend),
                 agents_are_processes=True,

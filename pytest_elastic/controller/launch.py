@@ -167,6 +167,11 @@ class Launch:
         return self._supervisor.roster
 
     @property
+    def over(self) -> bool:
+        """Nothing is left of the launch."""
+        return self._supervisor.done.is_set()
+
+    @property
     def record(self) -> LaunchRecord | None:
         """What is known of the launch once it is over."""
         return self._supervisor.record

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_elastic.one_line import one_line
-from pytest_elastic.spec import ArgumentError
+from pytest_elastic.spec import ArgumentError, takes_late_nodes
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -36,7 +36,6 @@ _NEWER: Final = {"duplicate_stdout_filters", "duplicate_stderr_filters", "virtua
 """Fields that not every supported torch has."""
 _LEAST: Final = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 1, "max_restarts": 0}
 _START_METHODS: Final = ("forkserver", "spawn", "fork")
-_FIXED: Final = ("local", "static")
 
 
 def fields_of(config: LaunchConfig) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def fields_of(config: LaunchConfig) -> dict[str, Any]:
         _refuse("min_nodes", fields["min_nodes"], f"an int up to max_nodes ({fields['max_nodes']})")
     if fields["start_method"] not in _START_METHODS:
         _refuse("start_method", fields["start_method"], '"forkserver", "spawn" or "fork"')
-    if fields["rdzv_backend"] in _FIXED and fields["min_nodes"] < fields["max_nodes"]:
+    if not takes_late_nodes(fields["rdzv_backend"]) and fields["min_nodes"] < fields["max_nodes"]:
         _refuse("rdzv_backend", fields["rdzv_backend"], '"c10d", "etcd" or "etcd-v2", as min_nodes is below max_nodes')
     return fields
 

@@ -14,7 +14,7 @@ from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.launch_config import drop_empty_log_directory
-from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
+from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.controller.running import RunningLaunch
@@ -29,7 +29,7 @@ from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.verdict import Verdict, judge, not_preloaded
 from pytest_elastic.result import LaunchResult
 from pytest_elastic.roles import role
-from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
+from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pytest_elastic.controller.peers import RankState
-from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
+from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.messages import RankId
+from pytest_elastic.spec import takes_late_nodes
 
 
 def waits_in_vain(roster: Roster) -> bool:
@@ -14,6 +15,8 @@ def waits_in_vain(roster: Roster) -> bool:
     A node that comes instead would be of no use.
     """
     lost = _lost(roster)
+    if not lost:
+        return False
     world = roster.last_world()
     others = [rank for rank in world if rank.id.node not in lost]
     gone = [rank for rank in world if rank.id.node in lost]

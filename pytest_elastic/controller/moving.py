@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import detection
+from pytest_elastic import compat, detection
 from pytest_elastic.controller_fixtures import kind_of, named_in_ini
 from pytest_elastic.fixtures import is_xdist_worker, run_directory
 from pytest_elastic.roles import role
@@ -20,10 +20,6 @@ def prepare(session: pytest.Session) -> None:
     if role(config) != "controller" or detection.only_looks(config):
         return
     named = named_in_ini(config)
-    if not named and not is_xdist_worker(config):
-        return
-    from pytest_elastic import compat
-
     definitions = compat.fixture_definitions(session)
     unknown = [name for name in named if all(definition.argname != name for definition in definitions)]
     if unknown and _warns_for_all(config) and any(detection.arguments_of(item) is not None for item in session.items):

@@ -13,11 +13,6 @@ from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrde
 from pytest_elastic.report.records import Work
 
 
-def takes_late_nodes(rdzv_backend: str) -> bool:
-    """Tell whether nodes may come late or be lost: the rendezvous is not built in or static."""
-    return rdzv_backend not in ("local", "static")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchPlan:
     """A launch.

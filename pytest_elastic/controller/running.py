@@ -15,12 +15,11 @@ from pytest_elastic.controller.awaiting import await_in, check_timeout
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.output_watch import LineSearch
 from pytest_elastic.controller.peers import AgentState, RankState
-from pytest_elastic.controller.plan import takes_late_nodes
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import is_signal
 from pytest_elastic.one_line import one_line
 from pytest_elastic.report.verdict import Verdict, judge
-from pytest_elastic.spec import ArgumentError
+from pytest_elastic.spec import ArgumentError, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:

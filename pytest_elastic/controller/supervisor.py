@@ -22,7 +22,7 @@ from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
-from pytest_elastic.controller.plan import LaunchPlan, takes_late_nodes
+from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
@@ -34,6 +34,7 @@ from pytest_elastic.errors import ElasticError
 from pytest_elastic.forking import Task
 from pytest_elastic.messages import AgentHello, Go, RankHello
 from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.spec import takes_late_nodes
 
 _TICK: Final = 0.02
 _SERVER_PATIENCE: Final = 1.0

@@ -71,12 +71,11 @@ def judge(record: LaunchRecord) -> Verdict:
     """Judge a launch."""
     ranks, values = _read_values(record)
     failed = blame(ranks, silent_success=record.work == "command")
+    lost = _agent_at_fault(failed[0], record) if failed else None
     # Where a lost agent comes first, all that failed on ranks is its doing; and one that was ended is no cause.
-    cause = failed[0] if failed and blame_of(failed[0]) is not Blame.ENDED else None
-    if cause is not None and _agent_at_fault(cause, record) is not None:
-        cause = None
+    cause = failed[0] if failed and lost is None and blame_of(failed[0]) is not Blame.ENDED else None
     result = _make_result(record, ranks, failed, values, cause)
-    error = _error_of(record, ranks, failed, result)
+    error = _error_of(record, ranks, failed, result, lost)
     if error is not None:
         # The error holds this result, which was made first: its text makes it complete.
         object.__setattr__(result, "problem", str(error))
@@ -174,11 +173,15 @@ def _agent_result(agent: AgentRecord) -> AgentResult:
 
 
 def _error_of(
-    record: LaunchRecord, ranks: tuple[RankRecord, ...], failed: list[RankRecord], result: LaunchResult
+    record: LaunchRecord,
+    ranks: tuple[RankRecord, ...],
+    failed: list[RankRecord],
+    result: LaunchResult,
+    lost: AgentRecord | None,
 ) -> ElasticError | None:
     if record.split:
         return ElasticError(text.split_text(record))
-    if failed and (lost := _agent_at_fault(failed[0], record)) is not None:
+    if lost is not None:
         return agent_error(lost, record, result)
     # A rank that failed on its own says more than a deadline, an agent or a server that ended after it.
     own_fault = bool(failed) and not _ended_from_outside(failed[0], record)
