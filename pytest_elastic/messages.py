@@ -111,7 +111,7 @@ class RankOrder:
         backend: Process group that is initialised before the work begins, or ``None``.
         devices: Devices of the ranks.
         function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
-        item: Test to run, or ``None``.
+        session: How to make the pytest session, for a rank that runs tests and has none from the server.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
     """
 
@@ -124,29 +124,34 @@ class RankOrder:
     backend: str | None = None
     devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = None
-    item: ItemOrder | None = None
+    session: SessionOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOrder:
-    """A test that ranks run.
+    """A test that ranks run: what each of them hears when it may begin.
 
     Attributes:
         nodeid: pytest's node id.
         occurrence: Which one, where several tests share the id.
         path: File of the test.
         basetemp: Directory under which each rank has its own ``tmp_path``.
-        session: How to make the pytest session, for a rank that has none from the server.
+        seed: Seed of the random generators, or ``None`` to leave them alone.
         live_log: Records go to the controller as they are logged (``log_cli``).
+        kept: How many of the collectors around the test, from the session on, another test of these ranks shares:
+            their fixtures stay. 0 where no other test follows: everything is torn down, and the rank ends.
+        master_port: MASTER_PORT from this test on; 0 leaves the one that is there.
     """
 
     nodeid: str
     occurrence: int
     path: str
     basetemp: str
-    session: SessionOrder
+    seed: int | None = None
     live_log: bool = False
+    kept: int = 0
+    master_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +189,11 @@ class SessionOrder:
 @dataclass(frozen=True, slots=True)
 class Go:
     """The controller's leave to start. A rank that has not heard it runs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoMoreTests:
+    """No test follows, for ranks that wait for one: they tear down what they have kept, and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,7 +465,7 @@ class RankLogged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankFinished:
-    """A rank's work is complete.
+    """A rank's work is complete; that of a rank which is kept, until the next test.
 
     Attributes:
         id: Which rank.
@@ -463,6 +473,8 @@ class RankFinished:
         started_ns: The same clock when the work began.
         value: Pickled value of the function; ``None`` for a test or a script.
         leftovers: Names of non-daemon threads and child processes that still run.
+        leaks: What the test changed in a process that is kept, a few words each.
+        spoilt: Some of that cannot be undone: no other test is to run here.
     """
 
     id: RankId
@@ -470,6 +482,8 @@ class RankFinished:
     started_ns: int
     value: bytes | None
     leftovers: tuple[str, ...]
+    leaks: tuple[str, ...] = ()
+    spoilt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,7 +61,6 @@ class Hearing:
         live: Lines on their way to the terminal.
         selector: The supervisor waits on it.
         arrivals: Decides what becomes of those that arrive.
-        fixtures: The controller's fixtures, for ranks that run a test.
         errand: Has something done in the thread of the test.
         wake: Wakes the supervisor.
     """
@@ -75,7 +74,6 @@ class Hearing:
         selector: selectors.BaseSelector,
         arrivals: Arrivals,
         *,
-        fixtures: Fixtures | None,
         errand: Callable[[Callable[[], None]], None],
         wake: Callable[[], None],
     ) -> None:
@@ -86,10 +84,32 @@ class Hearing:
         self._selector = selector
         self._arrivals = arrivals
         self._wake = wake
-        self._failures = FailureLog(plan.failure_log, plan.nodeid) if plan.failure_log is not None else None
-        self._services = RankServices(self._post, errand, fixtures)
+        self._errand = errand
+        self._last = not plan.kept
         self._posted: deque[tuple[Peer, tuple[bytes, ...]]] = deque()
         self._peers: list[Peer] = []
+        self.begin(plan.nodeid, None)
+
+    def begin(self, nodeid: str, fixtures: Fixtures | None) -> None:
+        """Take note of whose ranks these are from now on: they may be kept for more than one test.
+
+        Args:
+            nodeid: The test.
+            fixtures: The controller's fixtures, for ranks that run it.
+        """
+        log = self._plan.failure_log
+        self._failures = FailureLog(log, nodeid) if log is not None else None
+        self._services = RankServices(self._post, self._errand, fixtures)
+
+    def no_more_tests(self) -> None:
+        """Take note that ranks end when they have told how their work went."""
+        self._last = True
+
+    def tell(self, peer: Peer, frame: bytes) -> None:
+        """Send a pickle to a peer."""
+        if not peer.gone():
+            peer.send_frames(frame)
+            self._flush(peer)
 
     def _post(self, peer: Peer, *frames: bytes) -> None:
         """Have pickles sent to a peer; may be called from any thread."""
@@ -165,6 +185,7 @@ class Hearing:
         elif isinstance(message, RankFinished):
             rank = self._roster.rank(message.id)
             rank.finished = message
+            rank.leaks += message.leaks
             self._roster.leftovers += [f"rank {message.id.rank} left {what} behind" for what in message.leftovers]
             self.let_rank_0_leave(message.id.world)
         elif isinstance(message, RankWarned):
@@ -205,6 +226,8 @@ class Hearing:
 
     def let_rank_0_leave(self, world: str, *, anyway: bool = False) -> None:
         """Let the host of a world's store end when every other rank has told how it ended, or one has failed."""
+        if not self._last:
+            return
         ranks = self._roster.of_world(world)
         host = ranks[0]
         if host.id.rank == 0 and host.finished is not None and host.peer is not None and not host.may_leave:

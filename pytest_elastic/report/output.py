@@ -56,7 +56,7 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
     before = [each for each in rank.reports if PHASES.index(phase(each.when)) < PHASES.index(when)]
     if not reports and phase_reached(rank) != when:
         return []
-    begin = before[-1].written if before else (0, 0)
+    begin = before[-1].written if before else rank.begun
     end = reports[-1].written if reports else (None, None)
     sections = []
     for number, stream in enumerate(("stdout", "stderr")):

@@ -29,8 +29,8 @@ class DefaultGroup:
         self._made = False
 
     def make(self) -> None:
-        """Initialise the group that ``backend=`` names; without one there is nothing to do."""
-        if self._backend is not None:
+        """Initialise the group that ``backend=`` names, once; without one there is nothing to do."""
+        if self._backend is not None and not self._made:
             self._make(self._backend)
 
     def need(self) -> Any:

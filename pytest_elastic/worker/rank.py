@@ -80,12 +80,11 @@ def _work(
         stop_reverse_lookups()
     select_device(order, TorchAccelerators())
     prepare_rendezvous()
-    apply_seed(order.seed)
     started_ns = clock.monotonic_ns()
-    if order.item is not None:
-        from pytest_elastic.worker.item import run_item
+    if order.session is not None:
+        from pytest_elastic.worker.item import run_tests
 
-        exit.code = run_item(order, order.item, me, outbox, stacks)
+        exit.code = run_tests(order, order.session, me, outbox, stacks)
         exit.told = True
         value = None
         if exit.code != 0:
@@ -94,6 +93,7 @@ def _work(
                 exit.at_once()
             sys.exit(exit.code)
     else:
+        apply_seed(order.seed)
         value = _run_function(order, me, outbox, exit)
     outbox.send(
         RankFinished(

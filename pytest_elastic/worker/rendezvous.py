@@ -26,6 +26,19 @@ _LISTEN: Final = "0A"
 _LOOPBACK: Final = ("127.0.0.1", "localhost")
 
 
+_stores: Final[list[dict[str, Any]]] = []
+"""What rank 0 keeps, of each scheme by port."""
+
+
+def forget_stores() -> None:
+    """Let go of the stores that rank 0 has kept, for a process whose MASTER_PORT is another from now on.
+
+    A group that still uses one of them keeps it.
+    """
+    for kept in _stores:
+        kept.clear()
+
+
 def prepare_rendezvous() -> None:
     """Have ``env://`` and ``tcp://`` initialisation of this process wait for its port, and keep its store."""
     # Not "from torch.distributed import": that name is a function there.
@@ -38,6 +51,7 @@ def prepare_rendezvous() -> None:
 def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     groups: Counter[str] = Counter()
     kept: dict[str, Any] = {}
+    _stores.append(kept)
 
     def rendezvous(url: str, timeout: timedelta = timedelta(minutes=30), **kwargs: Any) -> Iterator[Any]:
         from torch.distributed import PrefixStore

@@ -45,10 +45,20 @@ def _fetch(definition: Any, *, factory: bool) -> Callable[[pytest.FixtureRequest
     return fetch
 
 
-def attach(config: pytest.Config, me: RankId, outbox: Outbox, basetemp: Path) -> None:
-    """Connect a rank's session with the controller, before its test runs."""
-    exchange = config.stash[EXCHANGE] = Exchange(me, outbox, basetemp / "shared")
+def attach(config: pytest.Config, me: RankId, outbox: Outbox) -> None:
+    """Connect a rank's session with the controller, before its first test runs."""
+    exchange = config.stash[EXCHANGE] = Exchange(me, outbox)
     config.pluginmanager.register(_Progress(exchange), "elastic-progress")
+
+
+def begin_test(config: pytest.Config, basetemp: Path) -> None:
+    """Begin anew with what is counted for each test.
+
+    Args:
+        config: The session.
+        basetemp: Directory in which the ranks of the test have their temporary ones.
+    """
+    config.stash[EXCHANGE].begin_test(basetemp / "shared")
 
 
 class _Progress:
@@ -60,18 +70,22 @@ class _Progress:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         return (yield from self._phase())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         return (yield from self._phase())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         self._exchange.period = "teardown"
         return (yield from self._phase())
 
     def _phase(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         self._in_phase = True
         try:
             return (yield)

@@ -117,7 +117,7 @@ class RankSession:
                 del sys.modules[name]
 
 
-def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSession, pytest.Item]:
+def find_item(wanted: ItemOrder, order: SessionOrder, preloaded: RankSession | None) -> tuple[RankSession, pytest.Item]:
     """Return a rank's test, and the session that it is in.
 
     A test that is not in the session that is there is looked for in one that is collected anew, as the controller's
@@ -125,17 +125,18 @@ def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSes
 
     Args:
         wanted: Which test.
+        order: How to make the session.
         preloaded: The server's session, or ``None`` in a rank that has to make its own.
 
     Raises:
         CollectionError: It is nowhere; the text says why.
     """
-    session = preloaded or RankSession.collect(wanted.session, role="rank")
+    session = preloaded or RankSession.collect(order, role="rank")
     try:
         return session, session.find(wanted.nodeid, wanted.occurrence)
     except CollectionError as error:
         missing = error
-    everything = replace(wanted.session, files=None)
+    everything = replace(order, files=None)
     for again in (False, True):
         if again:
             # Importing a module twice may go wrong where it registers something: the last resort.

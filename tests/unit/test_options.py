@@ -14,7 +14,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "timeout": ("2.5", 2.5),
     "max_restarts": ("3", 3),
     "rdzv_backend": ("c10d", "c10d"),
-    "isolation": ("function", "function"),
+    "isolation": ("module", "module"),
     "start_method": ("spawn", "spawn"),
     "env": ("A=1\nB=x=y", {"A": "1", "B": "x=y"}),
     "seed": ("7", 7),
@@ -22,6 +22,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "log_dir": ("logs", "logs"),
     "show_output": ("all", "all"),
     "strict": ("true", True),
+    "group": ("yes", True),
     "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
 }
 BAD = {
@@ -32,7 +33,7 @@ BAD = {
     "timeout": "abc",
     "max_restarts": "-1",
     "rdzv_backend": "zk",
-    "isolation": "session",
+    "isolation": "package",
     "start_method": "fork",
     "env": "A",
     "seed": "x",
@@ -40,6 +41,7 @@ BAD = {
     "log_dir": "",
     "show_output": "some",
     "strict": "perhaps",
+    "group": "perhaps",
     "controller_fixtures": "db.url",
 }
 
@@ -108,6 +110,7 @@ def test_option_names() -> None:
         "--elastic-start-method",
         "--elastic-isolation",
         "--elastic-strict",
+        "--elastic-group",
         "--elastic-show-output",
         "--elastic-log-dir",
     }
