@@ -198,7 +198,14 @@ class NoMoreTests:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The controller's leave to end, for rank 0: every other rank of its world has told how it ended."""
+    """The controller's leave to end, for a rank that has told how it ended.
+
+    Attributes:
+        together: Every rank of its world has, and well: nobody waits for it any more. Else some may, and are to see
+            that it leaves.
+    """
+
+    together: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -401,6 +408,7 @@ class RankReport:
         outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
         written: How many bytes the rank had written to standard output and standard error by then.
         report: The report, pickled.
+        sections: It has sections of its own, such as the log's.
         dropped: What others hung on the report and cannot be sent, by name.
         exception: The exception behind a failed or skipped one, pickled, or ``None``.
         type: Qualified name of that exception's class, or an empty text.
@@ -420,6 +428,7 @@ class RankReport:
     report: bytes
     exception: bytes | None
     type: str
+    sections: bool = True
     dropped: tuple[str, ...] = ()
     place: str = ""
     expected: str | None = None

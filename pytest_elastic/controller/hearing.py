@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import selectors
 import signal
 from collections import deque
@@ -124,7 +125,7 @@ class Hearing:
     def gone(self, id: RankId) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank's process has ended."""
         self._services.gone(id, "was gone")
-        self.let_rank_0_leave(id.world)
+        self.let_ranks_leave(id.world)
 
     def close(self) -> None:
         """Close every connection."""
@@ -187,7 +188,7 @@ class Hearing:
             rank.finished = message
             rank.leaks += message.leaks
             self._roster.leftovers += [f"rank {message.id.rank} left {what} behind" for what in message.leftovers]
-            self.let_rank_0_leave(message.id.world)
+            self.let_ranks_leave(message.id.world)
         elif isinstance(message, RankWarned):
             self._roster.warnings.append(message)
         elif isinstance(message, RankLogged):
@@ -222,16 +223,16 @@ class Hearing:
         world = message.id.world
         self._clocks.rank_failed(world)
         if not self._plan.config["max_restarts"]:
-            self.let_rank_0_leave(world, anyway=True)
+            self.let_ranks_leave(world, anyway=True)
 
-    def let_rank_0_leave(self, world: str, *, anyway: bool = False) -> None:
-        """Let the host of a world's store end when every other rank has told how it ended, or one has failed."""
-        if not self._last:
-            return
+    def let_ranks_leave(self, world: str, *, anyway: bool = False) -> None:
+        """Let the ranks of a world that are done end, when every other has told how it ended, or one has failed."""
         ranks = self._roster.of_world(world)
-        host = ranks[0]
-        if host.id.rank == 0 and host.finished is not None and host.peer is not None and not host.may_leave:
-            told = [rank for rank in ranks if rank.finished is not None or rank.over()]
-            if anyway or len(told) == host.id.world_size:
-                host.may_leave = True
-                host.peer.send(Leave())
+        told = [rank for rank in ranks if rank.finished is not None or rank.over()]
+        if not self._last or not (anyway or len(told) == ranks[0].id.world_size):
+            return
+        together = not anyway and all(rank.finished is not None and not rank.bad() for rank in ranks)
+        for rank in ranks:
+            if rank.finished is not None and rank.peer is not None and not rank.may_leave:
+                rank.may_leave = True
+                self.tell(rank.peer, pickle.dumps(Leave(together=together)))

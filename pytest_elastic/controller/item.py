@@ -124,10 +124,9 @@ class ElasticItem:
     def _start(self) -> None:
         item, spec = self._item, self._spec
         assert spec is not None
-        same = [other for other in item.session.items if other.nodeid == item.nodeid]
         order = ItemOrder(
             nodeid=item.nodeid,
-            occurrence=next((i for i, other in enumerate(same) if other is item), 0),
+            occurrence=self._run.occurrence_of(item),
             path=str(item.path),
             basetemp=str(self._run.make_temporary_directory()),
             seed=spec.seed,
@@ -259,6 +258,8 @@ class ElasticItem:
         vars(report)["elastic_ranks"] = self._launch.world_size  # goes with the report, through xdist too
         record, when = self._record, report.when
         if record is None:
+            if when == "call":
+                self._put_output(report)
             return
         report.user_properties = list(self._item.user_properties)
         if report.failed or hasattr(report, "wasxfail"):
@@ -270,6 +271,14 @@ class ElasticItem:
             merge.put_attempts(report, record)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
+
+    def _put_output(self, report: pytest.TestReport) -> None:
+        """Show what ranks have written where the call has passed; they go on."""
+        assert self._launch is not None
+        ranks = self._launch.roster.last_world()
+        if not self._run.streams and any(rank.has_written() for rank in ranks):
+            record = self._launch.snapshot()
+            put_sections(report, record, "call", self._shown(record, report))
 
     def _tell(self, report: pytest.TestReport, record: LaunchRecord, told: Judgement | None) -> None:
         file, line, _ = self._item.reportinfo()

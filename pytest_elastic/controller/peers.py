@@ -58,6 +58,10 @@ class RankState:
         if self.hello_ns is not None:
             self.hello_ns = clock.monotonic_ns()
 
+    def has_written(self) -> bool:
+        """Tell whether the rank's test has written or logged anything by its last report."""
+        return any(report.written != self.begun or report.sections for report in self.reports)
+
     def directory_in(self, directory: Path) -> Path:
         """Return where the rank writes.
 

@@ -69,6 +69,8 @@ class ElasticRun:
         self._untold: str | None = None
         self.kept: Final = KeptGroups(self._remove)
         self.untold: list[str] = []
+        self._removal: threading.Thread | None = None
+        self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
         self._devices = Devices()
         self.modules: dict[str, str] = {}
@@ -105,6 +107,16 @@ class ElasticRun:
         # The ids of files outside of rootdir depend on what the arguments name: there all of that is collected.
         inside = all(Path(file).is_relative_to(self._config.rootpath) for file in files)
         return session_order(self._config, files if inside else None, self._pytest_variables)
+
+    def occurrence_of(self, item: pytest.Item) -> int:
+        """Return which one a test is, where several of the session share its id."""
+        if self._occurrences is None:
+            seen: dict[str, int] = {}
+            self._occurrences = {}
+            for other in item.session.items:
+                self._occurrences[other] = seen.get(other.nodeid, 0)
+                seen[other.nodeid] = self._occurrences[other] + 1
+        return self._occurrences.get(item, 0)
 
     def rank_session(self, item: pytest.Item, *, everything: bool) -> SessionOrder:
         """Return how the ranks of a test make their pytest session, where they find none.
@@ -237,7 +249,17 @@ class ElasticRun:
             self._remove(launch)
 
     def _remove(self, launch: Launch) -> None:
-        remove_run_directory(launch.plan.scratch)
+        """Remove the files of a launch that is over, while the session goes on."""
+        self._join_removal()
+        self._removal = threading.Thread(
+            target=remove_run_directory, args=(launch.plan.scratch,), name="elastic-removal", daemon=True
+        )
+        self._removal.start()
+
+    def _join_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
 
     def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
@@ -292,6 +314,7 @@ class ElasticRun:
         if os.getpid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
         self.kept.close()
+        self._join_removal()
         for server in (self._server, self._torch_only):
             if server is not None:
                 server.stop()

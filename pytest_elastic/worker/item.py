@@ -13,7 +13,7 @@ import pytest
 from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
-from pytest_elastic.messages import ItemOrder, Leave, NoMoreTests, RankFinished, RankOrder, SessionOrder
+from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe, frames_above_the_work
@@ -21,8 +21,7 @@ from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.leaks import Leaks, LeakWatch
 from pytest_elastic.worker.rendezvous import forget_stores
-from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
-from pytest_elastic.worker.services import attach, begin_test
+from pytest_elastic.worker.services import begin_test
 from pytest_elastic.worker.session import RankSession, find_item
 from pytest_elastic.worker.stopping import RankStopped, Stop
 from pytest_elastic.worker.surroundings import apply_seed
@@ -73,16 +72,14 @@ class RankTests:
         self._stop = Stop()
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
-        self._runner = ItemRunner(me, outbox, self._group, self._stop)
         self._session: RankSession | None = None
-        self._watch: LeakWatch | None = None
 
     def run(self, wanted: ItemOrder) -> int:
         """Run one test; return 0 if it did not fail."""
         try:
-            item = self._find(wanted)
+            session, item = self._find(wanted)
             if wanted.master_port:
-                self._move_master(wanted.master_port)
+                self._move_master(session, wanted.master_port)
             apply_seed(wanted.seed)
             basetemp = Path(wanted.basetemp)
             basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +87,8 @@ class RankTests:
             compat.capture_nothing(item.config)
             _leave_xfail_to_controller(item)
             begin_test(item.config, basetemp)
-            self._runner.kept = wanted.kept
+            runner = session.plugins.runner
+            runner.kept = wanted.kept
             self._stop.listen(self._stacks)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             compat.stop_capture(item.config)
@@ -98,23 +96,23 @@ class RankTests:
             self._tell(error)
             self._tear_down(_pass_over)  # what went wrong first is told
             return 1
-        if self._runner.failed:
+        if runner.failed:
             self._tear_down(_print)
-        if self._runner.failed or wanted.kept == 0:
+        if runner.failed or wanted.kept == 0:
             self._stop.obey()
-        return 1 if self._runner.failed else 0
+        return 1 if runner.failed else 0
 
     def leaks(self) -> Leaks:
         """Tell what the test has left changed."""
-        assert self._watch is not None
-        return self._watch.look()
+        assert self._session is not None
+        return self._session.plugins.watch.look()
 
     def wait_for_next(self) -> ItemOrder | NoMoreTests:
         """Wait for the next test. A rank that is told to end meanwhile tears down what it has kept, and ends."""
         try:
             with self._stop.possible():
-                wanted: ItemOrder | NoMoreTests | Leave = self._outbox.receive()
-                return NoMoreTests() if isinstance(wanted, Leave) else wanted
+                wanted: ItemOrder | NoMoreTests = self._outbox.receive()
+                return wanted
         except RankStopped:
             self._tear_down(_print)
             self._stop.obey()
@@ -147,7 +145,7 @@ class RankTests:
             except BaseException:  # noqa: BLE001 (whatever a fixture raises)
                 take()
 
-    def _find(self, wanted: ItemOrder) -> pytest.Item:
+    def _find(self, wanted: ItemOrder) -> tuple[RankSession, pytest.Item]:
         state = server_state.state
         usable = state is not None and state.session is not None and state.session.unsafe is None
         there = self._session or (state.session if state is not None and usable else None)
@@ -156,35 +154,39 @@ class RankTests:
             if self._session is not None:
                 compat.tear_down_everything(self._session.session)
             self._session = session
-            self._prepare(session, live_log=wanted.live_log)
-        return item
+            self._prepare(session, wanted)
+        return session, item
 
-    def _prepare(self, session: RankSession, *, live_log: bool) -> None:
+    def _prepare(self, session: RankSession, wanted: ItemOrder) -> None:
         """Make a pytest session this rank's own."""
         config = session.config
         config.stash[ROLE] = "rank"
         config.stash[RANK] = self._me.id
         config.stash[GROUP] = self._group
-        attach(config, self._me.id, self._outbox)
-        config.pluginmanager.register(self._runner, "elastic-runner")
-        config.pluginmanager.register(GroupBeforeFixtures(self._group, self._own), "elastic-group")
-        if live_log:
-            compat.show_live_log_by(config, self._runner.show_live_log)
-        self._watch = LeakWatch(self._accelerators.group)
-        config.pluginmanager.register(self._watch, "elastic-leaks")
+        plugins = session.plugins
+        plugins.progress.bind(config, self._me.id, self._outbox)
+        plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
+        plugins.group.make = self._group.make
+        if wanted.kept:
+            plugins.group.make = lambda: self._make_group(plugins.watch)
+            plugins.watch.begin(self._accelerators.group)
+        if wanted.live_log:
+            compat.show_live_log_by(config, plugins.runner.show_live_log)
 
-    def _own(self, change: Callable[[], object]) -> None:
-        assert self._watch is not None
-        self._watch.own(change)
+    def _make_group(self, watch: LeakWatch) -> None:
+        """Make the process group that is kept, if it is not there yet."""
+        __tracebackhide__ = True
+        if not self._group.is_there():
+            watch.own(self._group.make)
 
-    def _move_master(self, port: int) -> None:
+    def _move_master(self, session: RankSession, port: int) -> None:
         """Have groups that a test makes find each other anew, whatever those of the last test did."""
         forget_stores()
 
         def set_port() -> None:
             os.environ["MASTER_PORT"] = str(port)
 
-        self._own(set_port)
+        session.plugins.watch.own(set_port)
 
 
 def _print() -> None:

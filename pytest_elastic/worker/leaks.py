@@ -17,7 +17,7 @@ import pytest
 
 from pytest_elastic import kernel
 
-_PYTESTS_OWN: Final = "PYTEST_CURRENT_TEST"
+_PYTESTS_OWN: Final = b"PYTEST_CURRENT_TEST"
 _MOST_NAMES: Final = 5
 
 
@@ -26,14 +26,14 @@ class State:
     """What is looked at, at one moment.
 
     Attributes:
-        environ: Environment variables.
+        environ: Environment variables, as the system has them.
         cwd: Working directory; an empty text if it does not exist any more.
         group: Default process group, or ``None``.
         threads: Python's threads.
         children: Process ids of child processes.
     """
 
-    environ: dict[str, str]
+    environ: dict[bytes, bytes]
     cwd: str
     group: Any
     threads: frozenset[threading.Thread]
@@ -56,17 +56,25 @@ class Leaks:
 class LeakWatch:
     """Compares the process after a test with what it may be. A plugin of the rank's session.
 
-    Args:
-        group: Returns the default process group, or ``None``.
+    It does nothing in a rank that runs one test.
     """
 
-    def __init__(self, group: Callable[[], Any]) -> None:
+    def __init__(self) -> None:
+        self._watches = False
+
+    def begin(self, group: Callable[[], Any]) -> None:
+        """Take what is now for right.
+
+        Args:
+            group: Returns the default process group, or ``None``.
+        """
+        self._watches = True
         self._group = group
         now = self._look()
         self._environ = now.environ
         self._cwd = now.cwd
         # A wider fixture may put back what it changed when it is torn down: what ever was right still is.
-        self._values: dict[str, set[str | None]] = {}
+        self._values: dict[bytes, set[bytes | None]] = {}
         self._cwds = {now.cwd}
         self._right_group = _reference_to(now.group)
         self._maker: object = None
@@ -77,7 +85,7 @@ class LeakWatch:
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
         """Accept what a fixture changes that outlives the test."""
         __tracebackhide__ = True
-        if fixturedef.scope == "function":
+        if not self._watches or fixturedef.scope == "function":
             return (yield)
         before = self._look()
         try:
@@ -89,12 +97,15 @@ class LeakWatch:
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Accept that a fixture which has made the process group destroys it."""
-        if fixturedef is self._maker:
+        if self._watches and fixturedef is self._maker:
             self._maker = None
             self._right_group = _reference_to(self._group())
 
     def own(self, change: Callable[[], object]) -> None:
         """Accept what this package itself changes."""
+        if not self._watches:
+            change()
+            return
         before = self._look()
         change()
         self._accept(before, self._look())
@@ -102,10 +113,9 @@ class LeakWatch:
     def _accept(self, before: State, after: State) -> bool:
         """Take what has changed between two moments for right; return whether the process group has."""
         # What the test itself had changed before is not the fixture's.
-        for name in {*before.environ, *after.environ}:
-            if before.environ.get(name) != after.environ.get(name):
-                self._values.setdefault(name, {self._environ.get(name)}).add(after.environ.get(name))
-                _put(self._environ, name, after.environ.get(name))
+        for name in _differing(before.environ, after.environ):
+            self._values.setdefault(name, {self._environ.get(name)}).add(after.environ.get(name))
+            _put(self._environ, name, after.environ.get(name))
         if after.cwd != before.cwd:
             self._cwds.add(after.cwd)
             self._cwd = after.cwd
@@ -134,11 +144,10 @@ class LeakWatch:
 
     def _put_variables_back(self, now: State) -> list[str]:
         names = []
-        for name in sorted({*now.environ, *self._environ}):
-            value, right = now.environ.get(name), self._environ.get(name)
-            if value != right and value not in self._values.get(name, ()):
-                names.append(name)
-                _put(os.environ, name, right)
+        for name in sorted(_differing(now.environ, self._environ)):
+            if now.environ.get(name) not in self._values.get(name, ()):
+                names.append(os.fsdecode(name))
+                _put(os.environb, name, self._environ.get(name))
         if not names:
             return []
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -167,7 +176,8 @@ class LeakWatch:
             cwd = os.getcwd()
         except FileNotFoundError:
             cwd = ""
-        environ = dict(os.environ)
+        # Undecoded: this is looked at several times a test.
+        environ = dict(os.environ._data)  # type: ignore[attr-defined]
         environ.pop(_PYTESTS_OWN, None)
         # Threads of torch's that call Python (autograd) appear as dummies.
         threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
@@ -185,7 +195,11 @@ def _reference_to(group: Any) -> Callable[[], Any] | None:
     return None if group is None else weakref.ref(group)
 
 
-def _put(variables: Any, name: str, value: str | None) -> None:
+def _differing(one: dict[bytes, bytes], other: dict[bytes, bytes]) -> set[bytes]:
+    return {name for name, _ in one.items() ^ other.items()} if one != other else set()
+
+
+def _put(variables: Any, name: bytes, value: bytes | None) -> None:
     if value is None:
         variables.pop(name, None)
     else:

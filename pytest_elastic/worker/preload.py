@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import pickle
+import sys
 import traceback
 import warnings
 from multiprocessing import resource_tracker
@@ -38,6 +39,14 @@ def _read_order(fd: int) -> Any:
     if not data:
         os._exit(0)  # The controller found that it needs no server, or is gone.
     return pickle.loads(data)
+
+
+def _import_what_ranks_need() -> None:
+    """Import what each rank would import when it runs a test."""
+    import pytest_elastic.worker.item  # noqa: F401
+
+    if "numpy" in sys.modules:
+        import numpy.random  # noqa: F401 (numpy imports it when it is first used: every rank is seeded)
 
 
 def _load() -> None:
@@ -69,6 +78,7 @@ def _load() -> None:
 
             state.session = RankSession.collect(order.session)
             state.unsafe = state.session.unsafe
+            _import_what_ranks_need()
     except BaseException:  # noqa: BLE001 (a SystemExit of a module too: it is the verdict of each elastic test)
         state.broken = traceback.format_exc()
     if not told:

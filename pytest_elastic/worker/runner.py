@@ -29,20 +29,18 @@ _EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
 class GroupBeforeFixtures:
     """Makes the process group before the fixtures, within what other plugins wrap around the phase.
 
-    Args:
-        group: The group.
-        own: Calls what changes the process for more than one test.
+    Attributes:
+        make: Makes the group.
     """
 
-    def __init__(self, group: DefaultGroup, own: Callable[[Callable[[], object]], None]) -> None:
-        self._group = group
-        self._own = own
+    def __init__(self) -> None:
+        self.make: Callable[[], object] = lambda: None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Make the group."""
         __tracebackhide__ = True
-        self._own(self._group.make)
+        self.make()
 
 
 class _NextTest(pytest.Item):
@@ -67,18 +65,30 @@ class ItemRunner:
         session: The session of the test, once it has begun.
     """
 
-    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+    _me: Identity
+    _outbox: Outbox
+    _group: DefaultGroup
+    _stop: Stop
+
+    def __init__(self) -> None:
         self.failed = False
         self.kept = 0
-        self._me = me
-        self._outbox = outbox
-        self._group = group
-        self._stop = stop
         self._stopped = False
         self._in_phase = False
         self.session: pytest.Session | None = None
         self._caught: BaseException | None = None
         self._caught_ns = 0
+
+    def bind(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+        """Make this the runner of a rank.
+
+        Args:
+            me: Which rank it is.
+            outbox: Its connection.
+            group: Its default process group.
+            stop: The wish to end it.
+        """
+        self._me, self._outbox, self._group, self._stop = me, outbox, group, stop
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
@@ -175,6 +185,7 @@ class ItemRunner:
                 outcome=report.outcome,
                 written=_written(self._me.directory),
                 report=data,
+                sections=bool(report.sections),
                 dropped=dropped,
                 exception=pickled(caught) if caught is not None and not self._stopped else None,
                 type=type_name(caught) if caught is not None else "",
