@@ -151,6 +151,8 @@ class ElasticContext(context.BaseContext):
 
     def Process(self, *args: Any, **kwargs: Any) -> Process:  # noqa: N802
         """Make a process, as the class of that name does in multiprocessing's own contexts."""
+        if "args" in kwargs:
+            kwargs["args"] = _own_part(kwargs["args"])
         made = Process(*args, **kwargs)
         made.home = self
         return made
@@ -158,6 +160,19 @@ class ElasticContext(context.BaseContext):
     def withdraw(self) -> None:
         """Start no process from now on, whoever still holds this context."""
         self._server = None
+
+
+def _own_part(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments of a worker of torch's without what is of other workers.
+
+    torch gives each of them what all get, by local rank: environments, and queues for return values, of which a process
+    cannot be handed more descriptors than a message of a Unix socket takes (253 on Linux).
+    """
+    if len(args) < 3 or type(args[1]) is not int or not isinstance(args[2], tuple):
+        return args
+    rank = args[1]
+    own = tuple({rank: each[rank]} if isinstance(each, dict) and rank in each else each for each in args[2])
+    return (*args[:2], own, *args[3:])
 
 
 def install(server: ServerAddress, name: str = START_METHOD) -> ElasticContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
+from pytest_elastic.detection import arguments_of
 from pytest_elastic.errors import ElasticError, FaultsLeftError
 from pytest_elastic.faults import check_faults
 from pytest_elastic.messages import ItemOrder
@@ -68,6 +70,7 @@ class ElasticItem:
         self._sharing: Sharing | None = None
         self._nextitem = nextitem
         self._launch: Launch | None = None
+        self._temporary = Path()
         self._record: LaunchRecord | None = None
         self._judgements: tuple[Judgement, ...] = ()
         self._warning: ElasticWarning | None = None
@@ -113,7 +116,8 @@ class ElasticItem:
     def close(self) -> None:
         """End what is left of the launch, and remove its files."""
         if self._launch is not None:
-            self._run.end_test(self._launch)
+            beside = self._nextitem is not None and arguments_of(self._nextitem) is not None
+            self._run.end_test(self._launch, self._temporary, beside=beside)
 
     # --- the launch ---
 
@@ -124,11 +128,12 @@ class ElasticItem:
     def _start(self) -> None:
         item, spec = self._item, self._spec
         assert spec is not None
+        self._temporary = self._run.make_temporary_directory()
         order = ItemOrder(
             nodeid=item.nodeid,
             occurrence=self._run.occurrence_of(item),
             path=str(item.path),
-            basetemp=str(self._run.make_temporary_directory()),
+            basetemp=str(self._temporary),
             seed=spec.seed,
             live_log=compat.has_live_log(item.config),
             kept=self._kept_after(spec),

@@ -157,7 +157,7 @@ class KeptGroups:
     """The groups of ranks of one session that are kept.
 
     Args:
-        remove: Removes the files of a launch that is over.
+        remove: Ends a launch, if it is not over, and removes its files.
     """
 
     def __init__(self, remove: Callable[[Launch], None]) -> None:
@@ -197,7 +197,6 @@ class KeptGroups:
         """Take note that a test is done with a launch: end it unless its ranks may run another."""
         if launch.rests:
             return
-        launch.close()
         for key in [key for key, group in self._groups.items() if group.launch is launch]:
             self._groups.pop(key).release_port()
         self._remove(launch)
@@ -234,7 +233,6 @@ class KeptGroups:
     def _forget(self, key: tuple[Sharing, _Surroundings]) -> None:
         group = self._groups.pop(key)
         group.release_port()
-        group.launch.close()
         self._remove(group.launch)
 
 

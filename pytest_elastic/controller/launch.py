@@ -81,8 +81,9 @@ class Launch:
         Raises:
             BaseException: Whatever interrupts the wait (Ctrl-C, a time-out of another plugin); the launch is ended.
         """
-        self.wait_until(lambda: False)
-        self._thread.join()
+        self.wait_until(lambda: self.settled)
+        if not self.settled:
+            self._thread.join()
         if self._supervisor.error is not None:
             raise self._supervisor.error
         assert self._supervisor.record is not None
@@ -228,6 +229,11 @@ class Launch:
     def roster(self) -> Roster:
         """Agents and ranks, and what each has told so far."""
         return self._supervisor.roster
+
+    @property
+    def settled(self) -> bool:
+        """Everything is known of a test; agents may still be about to end."""
+        return self._supervisor.settled.is_set()
 
     @property
     def over(self) -> bool:

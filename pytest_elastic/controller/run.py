@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -67,9 +68,10 @@ class ElasticRun:
         self._inline_turn = threading.Lock()
         self._unsafe: str | None = None
         self._untold: str | None = None
-        self.kept: Final = KeptGroups(self._remove)
+        self.kept: Final = KeptGroups(self._end)
         self.untold: list[str] = []
-        self._removal: threading.Thread | None = None
+        self._temporary = itertools.count()
+        self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
         self._devices = Devices()
@@ -215,7 +217,14 @@ class ElasticRun:
         factory = getattr(self._config, "_tmp_path_factory", None)
         if factory is None:  # -p no:tmpdir
             return Path(tempfile.mkdtemp(prefix="ranks-", dir=self.directory))
-        return Path(factory.mktemp("ranks"))
+        base = Path(factory.getbasetemp())
+        while True:  # pytest's own way to number them looks at all that are there
+            directory = base / f"ranks{next(self._temporary)}"
+            try:
+                directory.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            return directory
 
     @property
     def directory(self) -> Path:
@@ -240,26 +249,35 @@ class ElasticRun:
         self.untold += told
         return launch
 
-    def end_test(self, launch: Launch) -> None:
-        """Take note that a test is done with its launch."""
+    def end_test(self, launch: Launch, temporary: Path, *, beside: bool) -> None:
+        """Take note that a test is done with its launch.
+
+        Args:
+            launch: The launch.
+            temporary: Directory in which its ranks had their temporary ones; it is removed if it is empty.
+            beside: Another test on ranks follows: what is left of the launch may end beside that one's beginning. Else
+                nothing is left of it when this returns.
+        """
+        with contextlib.suppress(OSError):
+            temporary.rmdir()
         if launch.plan.kept:
             self.kept.release(launch)
+            return
+        self._join_ending()
+        if beside and launch.settled:
+            self._ending = threading.Thread(target=self._end, args=(launch,), name="elastic-ending", daemon=True)
+            self._ending.start()
         else:
-            launch.close()
-            self._remove(launch)
+            self._end(launch)
 
-    def _remove(self, launch: Launch) -> None:
-        """Remove the files of a launch that is over, while the session goes on."""
-        self._join_removal()
-        self._removal = threading.Thread(
-            target=remove_run_directory, args=(launch.plan.scratch,), name="elastic-removal", daemon=True
-        )
-        self._removal.start()
+    def _end(self, launch: Launch) -> None:
+        launch.close()
+        remove_run_directory(launch.plan.scratch)
 
-    def _join_removal(self) -> None:
-        if self._removal is not None:
-            self._removal.join()
-            self._removal = None
+    def _join_ending(self) -> None:
+        if self._ending is not None:
+            self._ending.join()
+            self._ending = None
 
     def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
@@ -314,7 +332,7 @@ class ElasticRun:
         if os.getpid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
         self.kept.close()
-        self._join_removal()
+        self._join_ending()
         for server in (self._server, self._torch_only):
             if server is not None:
                 server.stop()

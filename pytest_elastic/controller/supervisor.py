@@ -56,6 +56,7 @@ class Supervisor:
         errands: What is to be done in the thread of the test.
         over: Called once nothing is left of the launch.
         changed: Notified whenever something may have happened.
+        settled: Set when everything is known of a test; agents may still be about to end.
         done: Set at the end.
         broken: Traceback of a preload that failed: no rank was started.
         unsafe: Why ranks cannot be forked from this server: no rank was started.
@@ -70,6 +71,7 @@ class Supervisor:
         self.roster: Final = Roster()
         self.errands: Final[deque[Callable[[], None]]] = deque()
         self.changed: Final = threading.Condition()
+        self.settled: Final = threading.Event()
         self.done: Final = threading.Event()
         self.over: Callable[[], object] = lambda: None
         self.broken: str | None = None
@@ -191,6 +193,8 @@ class Supervisor:
                 self.actions.perform()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
+                if not self.settled.is_set() and self._has_settled():
+                    self._settle()
                 with self.changed:
                     self.changed.notify_all()
         except BaseException as error:  # noqa: BLE001 (raised in the thread of the test)
@@ -199,7 +203,8 @@ class Supervisor:
         finally:
             try:
                 self._clean_up()
-                self.record = self.make_record()
+                if not self.settled.is_set():
+                    self.record = self.make_record()
             except BaseException as error:  # noqa: BLE001
                 self.error = self.error or error
             try:
@@ -209,6 +214,24 @@ class Supervisor:
                 with self.changed:
                     self.changed.notify_all()
                 self.actions.close()
+
+    def _has_settled(self) -> bool:
+        """Tell whether everything is known of a test: its ranks have ended, and each agent has said that all is well."""
+        ends = [agent.finished for agent in self.roster.agents]
+        if self.plan.work != "test" or any(end is None or end.state != "SUCCEEDED" for end in ends):
+            return False
+        return not any(rank.alive() for rank in self.roster.ranks())
+
+    def _settle(self) -> None:
+        """Make the record: what is to come is the end of the agents' processes."""
+        self._sweep({pid: each for pid, each in self.roster.by_pid().items() if isinstance(each, RankState)})
+        self.record = self.make_record()
+        self.settled.set()
+
+    def _sweep(self, own: dict[int, RankState | AgentState]) -> None:
+        # A process that its rank has named already is not told twice.
+        named = {line.partition(" (")[0] for line in self.roster.leftovers}
+        self.roster.leftovers += [line for line in sweep(self._server, own) if line.partition(" (")[0] not in named]
 
     def _start_agents(self) -> None:
         plan = self.plan
@@ -449,9 +472,7 @@ class Supervisor:
             for pid in own:
                 with contextlib.suppress(ChildProcessError):  # forked by the server
                     os.waitpid(pid, os.WNOHANG)
-        # A process that its rank has named already is not told twice.
-        named = {line.partition(" (")[0] for line in self.roster.leftovers}
-        self.roster.leftovers += [line for line in sweep(self._server, own) if line.partition(" (")[0] not in named]
+        self._sweep(own)
         self._server.known.difference_update(own)
         self._hearing.close()
         self.roster.release()
