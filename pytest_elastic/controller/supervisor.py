@@ -216,7 +216,7 @@ class Supervisor:
                 self.actions.close()
 
     def _has_settled(self) -> bool:
-        """Tell whether everything is known of a test: its ranks have ended, and each agent has said that all is well."""
+        """Tell whether everything is known of a test: its ranks have ended, and each agent has said it is well."""
         ends = [agent.finished for agent in self.roster.agents]
         if self.plan.work != "test" or any(end is None or end.state != "SUCCEEDED" for end in ends):
             return False
