@@ -17,6 +17,7 @@ from collections.abc import Generator
 import pytest
 
 ENDPOINTS = os.environ.pop("BENCH_GATE", None)
+STAMPS = os.environ.get("BENCH_STAMPS")
 
 
 class Gate:
@@ -48,8 +49,11 @@ class Gate:
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Tell of a test that did not pass: what it took means nothing then."""
-        if report.failed or report.skipped:
+        """Tell of a test that did not pass: what it took means nothing then. Where tests are to fail, note when."""
+        if STAMPS is not None and report.failed and report.when == "call":
+            with open(STAMPS, "a") as stamps:
+                stamps.write(f"{time.monotonic()}\n")
+        elif report.failed or report.skipped:
             self._say(f"failed {report.nodeid}: {report.longreprtext.strip()[-2000:]}")
 
     @pytest.hookimpl(tryfirst=True)
