@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,7 +34,6 @@ class Round:
 
     def enter(self, name: str, start: Callable[[], tuple[Closes, Turn]], *, warm_up: int = 1) -> None:
         """Start a contestant and have it warm up; if that fails it is absent."""
-        print(f"  starting {name} ...", file=sys.stderr, flush=True)
         try:
             closes, turn = start()
             self._open.callback(closes.close)

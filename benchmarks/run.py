@@ -7,6 +7,7 @@ for all; a ratio is the median of the rounds'. Nothing is compared with a time i
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def main() -> None:
     report = Report(machine=machine.describe())
     print(report.machine)
     for name in wanted:
+        print(f"{name} ...", file=sys.stderr, flush=True)
         begin = time.monotonic()
         QUESTIONS[name].measure(report, options.runs)
         print(f"({name}: {time.monotonic() - begin:.0f} s)", flush=True)

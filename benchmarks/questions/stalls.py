@@ -10,7 +10,8 @@ from questions.peers import steady
 from report import Report, Table, compare, seconds
 from rounds import Round, Turn
 
-LAUNCHES = 500
+LAUNCHES = 100
+"""In each round."""
 SIZES = (4, 8)
 RENDEZVOUS = ("local", "static", "c10d")
 ONE_NODE = "one node of 4 ranks"
@@ -18,15 +19,15 @@ ONE_NODE = "one node of 4 ranks"
 
 def measure(report: Report, runs: int) -> None:
     """Launch at both sizes in turn, many times; then two nodes over each rendezvous."""
-    _stalls(report)
+    _stalls(report, runs * LAUNCHES)
     _nodes(report, runs * 4)
 
 
-def _stalls(report: Report) -> None:
+def _stalls(report: Report, launches: int) -> None:
     rounds = Round()
     for ranks in SIZES:
-        rounds.enter(f"{ranks} ranks", partial(_session, f"{ranks} ranks", LAUNCHES, nproc=ranks))
-    times = rounds.run(LAUNCHES)
+        rounds.enter(f"{ranks} ranks", partial(_session, f"{ranks} ranks", launches, nproc=ranks))
+    times = rounds.run(launches)
     report.raw["stalls"] = times
     rows = []
     for name, values in times.items():
@@ -35,7 +36,7 @@ def _stalls(report: Report) -> None:
         slow = ordered[-1 - len(ordered) // 100]
         rows.append([name, seconds(middle), seconds(slow), seconds(ordered[-1]), f"{ordered[-1] / middle:.2f}"])
     header = ["", "median", "99 % are below", "slowest", "slowest / median"]
-    title = f"{LAUNCHES} tests of each size, one after the other"
+    title = f"{launches} tests of each size, one after the other"
     report.add(Table(title=title, header=header, rows=rows, notes=rounds.notes()))
 
 
