@@ -15,7 +15,6 @@ import gc
 import os
 import socket
 import statistics
-import sys
 import time
 import traceback
 

@@ -49,7 +49,7 @@ class Report:
 
     machine: str
     tables: list[Table] = field(default_factory=list)
-    raw: dict[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    raw: dict[str, Times] = field(default_factory=dict)
 
     def add(self, table: Table) -> None:
         """Take a table in, and print it."""

@@ -7,11 +7,14 @@ for all; a ratio is the median of the rounds'. Nothing is compared with a time i
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import machine
+import plot
+from contestant import ContestantError
 from questions import (
     cold_start,
     launches,
@@ -25,7 +28,7 @@ from questions import (
     stalls,
     verdict,
 )
-from report import Report
+from report import Report, Table
 
 QUESTIONS = {
     "peers": peers,
@@ -45,7 +48,9 @@ QUESTIONS = {
 def main() -> None:
     """Ask the questions that are wanted."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"questions: {', '.join(QUESTIONS)}"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"questions: {', '.join(QUESTIONS)}",
     )
     parser.add_argument("--only", metavar="A,B", help="some of the questions (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="rounds of each comparison (default 5)")
@@ -58,16 +63,22 @@ def main() -> None:
         parser.error(f"--runs: got {options.runs}, expected an int >= 1")
     report = Report(machine=machine.describe())
     print(report.machine)
+    unanswered = []
     for name in wanted:
         print(f"{name} ...", file=sys.stderr, flush=True)
         begin = time.monotonic()
-        QUESTIONS[name].measure(report, options.runs)
+        try:
+            QUESTIONS[name].measure(report, options.runs)
+        except (ContestantError, subprocess.SubprocessError, OSError) as error:
+            unanswered.append(name)
+            report.add(Table(title=name, header=[""], rows=[], notes=[f"Not answered: {error}"]))
         print(f"({name}: {time.monotonic() - begin:.0f} s)", flush=True)
+        if options.output is not None:
+            report.write(options.output)
     if options.output is not None:
-        report.write(options.output)
-        import plot
-
         plot.draw(report, options.output / "plot.png")
+    if unanswered:
+        sys.exit(f"not answered: {', '.join(unanswered)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from contestant import ALONE, ELASTIC, GLOO, environment, lay_work
@@ -20,7 +21,7 @@ def measure(report: Report, runs: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         lay_work(directory, {})
-        rows = {
+        rows: dict[str, Callable[[], float]] = {
             COLLECT: lambda: _session(directory, "--collect-only"),
             "the test, as pytest's cache never saw it": lambda: _session(directory, fresh=True),
             "the test, run before": lambda: _session(directory),

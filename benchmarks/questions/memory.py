@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+import tempfile
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 
 import psutil
 
@@ -43,6 +43,7 @@ def measure(report: Report, runs: int) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """What one look found, in bytes.
 
@@ -50,14 +51,11 @@ class Seen:
         idle: PSS of all processes of the session while no test runs.
         busy: The same while the ranks are held.
         ranks: PSS of each rank.
-        seconds: What the test took, the look included.
     """
 
-    def __init__(self, *, idle: int, busy: int, ranks: list[int], seconds: float) -> None:
-        self.idle = idle
-        self.busy = busy
-        self.ranks = ranks
-        self.seconds = seconds
+    idle: int
+    busy: int
+    ranks: list[int]
 
 
 class Holding:
@@ -69,8 +67,6 @@ class Holding:
         self._open = ExitStack()
 
     def __enter__(self) -> Holding:
-        import tempfile
-
         directory = self._open.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
         self._open.enter_context(self._listener)
         self._listener.bind(f"{directory}/hold")
@@ -92,24 +88,14 @@ class Holding:
             for line in lines:
                 line.sendall(b"?")
                 own.append(int(line.recv(32)))
-        return Seen(idle=idle, busy=busy, ranks=own, seconds=session.end())
+        session.end()
+        return Seen(idle=idle, busy=busy, ranks=own)
 
 
 def tree(pid: int) -> int:
     """Return the PSS of a process and of all its descendants."""
     total = 0
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended in between
             total += pss(process.pid)
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # It ended in between.
     return total
-
-
-@contextmanager
-def closing(session: Gated) -> Iterator[Gated]:
-    """Close a session at the end."""
-    try:
-        yield session
-    finally:
-        session.close()

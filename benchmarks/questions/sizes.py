@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from functools import partial
 
@@ -10,11 +11,9 @@ from questions.peers import steady, warm
 from report import Report, Table, ratio, seconds
 from rounds import Closes, Round, Turn
 
-import statistics
-
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 OURS = "this plugin"
-MODULE = "isolation=module"
+MODULE = "this plugin, isolation=module"
 SPAWN = "torch elastic_launch, spawn"
 LONGEST_SPAWN = 8.0
 """Seconds of a spawned launch beyond which larger sizes are left out: they take minutes, and say nothing new."""
@@ -36,8 +35,7 @@ def measure(report: Report, runs: int) -> None:
         notes |= set(rounds.notes())
         spawn = SPAWN in times and max(times[SPAWN]) < LONGEST_SPAWN
         raw[str(ranks)] = times
-    for ranks, times in raw.items():
-        report.raw[f"sizes/{ranks}"] = times
+    report.raw.update({f"sizes/{size}": times for size, times in raw.items()})
     report.add(_table(raw, sorted(notes)))
 
 
@@ -68,6 +66,4 @@ def _table(raw: dict[str, dict[str, list[float]]], notes: list[str]) -> Table:
         ]
         for ranks, times in raw.items()
     ]
-    return Table(
-        title="The same test at other sizes (median seconds a test)", header=header, rows=rows, notes=notes
-    )
+    return Table(title="The same test at other sizes (median seconds a test)", header=header, rows=rows, notes=notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from functools import partial
+from typing import Any
 
 from contestant import Gated, elastic
 from questions.peers import steady
@@ -51,5 +52,5 @@ def _nodes(report: Report, runs: int) -> None:
     report.add(compare("A second node (seconds a test)", times, bases=[ONE_NODE], notes=rounds.notes()))
 
 
-def _session(name: str, runs: int, **mark: object) -> tuple[Gated, Turn]:
+def _session(name: str, runs: int, **mark: Any) -> tuple[Gated, Turn]:
     return steady(elastic(name, tests=runs + 1, **mark), 1)

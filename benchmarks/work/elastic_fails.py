@@ -1,4 +1,4 @@
-"""A rank fails while the others wait for it in a collective. The moment goes to a file; the verdict's does in gate.py."""
+"""A rank fails while the others wait for it in a collective. Tells when; gate.py adds when the verdict came."""
 
 from __future__ import annotations
 
