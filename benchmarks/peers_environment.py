@@ -17,17 +17,18 @@ STAMP = DIRECTORY / ".installed"
 
 
 def prepare() -> None:
-    """Install the peers, each by itself where they cannot be installed together: those that are missing tell so."""
+    """Install the peers; where that fails, each by itself. pip says why, and who is missing is absent from the tables."""
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + CONSTRAINTS.read_bytes()).hexdigest()
     if STAMP.exists() and STAMP.read_text() == wanted:
         return
     print(f"Installing the peers into {DIRECTORY.name}, which takes a while ...", file=sys.stderr, flush=True)
-    venv.create(DIRECTORY, with_pip=True, clear=True, symlinks=True)
-    if not _install("-r", str(REQUIREMENTS)):
-        for line in REQUIREMENTS.read_text().splitlines():
-            if line and not line.startswith("#"):
-                _install(line)
-    STAMP.write_text(wanted)
+    venv.create(DIRECTORY, with_pip=True, clear=STAMP.exists(), symlinks=True)
+    if _install("-r", str(REQUIREMENTS)):
+        STAMP.write_text(wanted)
+        return
+    for line in REQUIREMENTS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            _install(line)
 
 
 def _install(*what: str) -> bool:
