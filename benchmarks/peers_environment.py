@@ -17,7 +17,7 @@ STAMP = DIRECTORY / ".installed"
 
 
 def prepare() -> None:
-    """Install the peers; where that fails, each by itself. pip says why, and who is missing is absent from the tables."""
+    """Install the peers; where that fails, each by itself. pip says why, and the tables who is absent."""
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + CONSTRAINTS.read_bytes()).hexdigest()
     if STAMP.exists() and STAMP.read_text() == wanted:
         return

@@ -62,7 +62,10 @@ def _table(raw: dict[str, dict[str, list[float]]], notes: list[str]) -> Table:
         [
             ranks,
             *[seconds(statistics.median(times[name])) if name in times else "" for name in columns],
-            *[f"{ratio(times, OURS, base):.2f}" if {OURS, base} <= set(times) else "" for base in (FLOOR, FLOOR_DESTROY)],
+            *[
+                f"{ratio(times, OURS, base):.2f}" if {OURS, base} <= set(times) else ""
+                for base in (FLOOR, FLOOR_DESTROY)
+            ],
         ]
         for ranks, times in raw.items()
     ]
