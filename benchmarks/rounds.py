@@ -60,4 +60,9 @@ class Round:
 
     def notes(self) -> list[str]:
         """Return a line for each that is absent."""
-        return [f"Absent: {name}: {reason[:300]}" for name, reason in self.absent.items()]
+        return [f"Absent: {name}: {_short(reason)}" for name, reason in self.absent.items()]
+
+
+def _short(reason: str) -> str:
+    # A traceback says at its beginning where it is from, and at its end what happened.
+    return reason if len(reason) <= 300 else f"{reason[:60]} ... {reason[-230:]}"
