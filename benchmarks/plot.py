@@ -60,8 +60,12 @@ def _color(name: str) -> str:
 def _peers(axis: Any, times: Times) -> None:
     medians = sorted(((statistics.median(values), name) for name, values in times.items()), reverse=True)
     values, names = [value for value, _ in medians], [name for _, name in medians]
-    bars = axis.barh(names, values, color=[_color(name) for name in names])
-    axis.bar_label(bars, [seconds(value) for value in values], padding=3, fontsize=8)
+    colors = [_color(name) for name in names]
+    # Dots, not bars: a logarithmic axis has no zero for a bar to stand on.
+    axis.scatter(values, names, color=colors, s=60, zorder=2)
+    axis.grid(visible=True, axis="both", color="#e2e8f0", zorder=0)
+    for value, name in medians:
+        axis.annotate(seconds(value), (value, name), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_xscale("log")
     axis.set_xlim(right=max(values) * 4)
     axis.set_xlabel("seconds")
