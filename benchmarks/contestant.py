@@ -46,20 +46,25 @@ class Gated:
         self._log: IO[bytes] = (self.directory / "log").open("w+b")
         commands_r, commands_w = os.pipe()
         answers_r, answers_w = os.pipe()
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.directory,
-            env=environment(env) | {"BENCH_GATE": f"{commands_r},{answers_w}", "TMPDIR": str(self.temporary)},
-            pass_fds=[commands_r, answers_w],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-        )
-        os.close(commands_r)
-        os.close(answers_w)
         self._commands = os.fdopen(commands_w, "w", buffering=1)
         self._answers = answers_r
         self._unread = b""
+        try:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env=environment(env) | {"BENCH_GATE": f"{commands_r},{answers_w}", "TMPDIR": str(self.temporary)},
+                pass_fds=[commands_r, answers_w],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+            )
+        except OSError as error:
+            self._end()
+            raise ContestantError(f"it cannot be started: {error}") from None
+        finally:
+            os.close(commands_r)
+            os.close(answers_w)
         try:
             self._expect("ready")
         except BaseException:
@@ -90,6 +95,10 @@ class Gated:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._end()
+
+    def _end(self) -> None:
+        self._commands.close()
         os.close(self._answers)
         self._log.close()
         shutil.rmtree(self.directory, ignore_errors=True)
