@@ -41,6 +41,9 @@ class Round:
                 turn()
         except ContestantError as error:
             self.absent[name] = str(error)
+        except BaseException:
+            self._open.close()
+            raise
         else:
             self._turns[name] = turn
 
