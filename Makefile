@@ -1,6 +1,6 @@
 # make demo    install into .venv and run the examples
 # make test    install what development needs as well, and run every check
-# make bench   measure
+# make bench   measure, beside others that start ranks; tables and a plot go to build/bench
 # make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned
 # make clean   remove .venv and what tools left behind
 #
@@ -38,7 +38,8 @@ test: $(VENV)/.installed-development
 	exit $$status
 
 bench: $(VENV)/.installed-development
-	@$(VENV)/bin/python benchmarks/run.py
+	@$(INSTALL) --group bench
+	@$(VENV)/bin/python benchmarks/run.py --output build/bench
 
 soak: $(VENV)/.installed-development
 	@status=0; \
@@ -47,7 +48,7 @@ soak: $(VENV)/.installed-development
 	exit $$status
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp file stands for an installation: it is made again when the requirements have changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from pytest_elastic.controller.launcher import ElasticLaunch
+
+RUNS = int(os.environ["BENCH_TESTS"])
 
 
 def train(done: Path) -> None:
@@ -26,8 +29,8 @@ def train(done: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["c10d", "etcd-v2", "etcd"])
-def test_down(elastic_launch: ElasticLaunch, tmp_path: Path, backend: str, request: pytest.FixtureRequest) -> None:
-    for number in range(request.config.getoption("--runs")):
+def test_down(elastic_launch: ElasticLaunch, tmp_path: Path, backend: str) -> None:
+    for number in range(RUNS):
         done = tmp_path / str(number)
         begin = time.monotonic()
         with elastic_launch.start(
@@ -46,8 +49,8 @@ def test_down(elastic_launch: ElasticLaunch, tmp_path: Path, backend: str, reque
 
 
 @pytest.mark.parametrize("backend", ["c10d", "etcd-v2", "etcd"])
-def test_up(elastic_launch: ElasticLaunch, tmp_path: Path, backend: str, request: pytest.FixtureRequest) -> None:
-    for number in range(request.config.getoption("--runs")):
+def test_up(elastic_launch: ElasticLaunch, tmp_path: Path, backend: str) -> None:
+    for number in range(RUNS):
         done = tmp_path / str(number)
         with elastic_launch.start(
             train, done, nnodes="1:2", nproc=2, agents=1, rdzv_backend=backend, timeout=60
