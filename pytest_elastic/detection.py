@@ -18,6 +18,9 @@ from pytest_elastic.roles import GIVEN, role
 if TYPE_CHECKING:
     from pytest_elastic.controller.item import ElasticItem
 
+_MEMORY: Final = "elastic/needed"
+"""What pytest's cache holds: directory and arguments of sessions that needed ranks, the last first."""
+_REMEMBERED: Final = 50
 _HINTS: Final = (b"elastic_launch", b"mark.elastic(")
 MARK: Final = "elastic"
 SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
@@ -63,6 +66,37 @@ def look_ahead(path: Path, config: pytest.Config) -> None:
         run_of(config).start_early()
 
 
+def start_as_last_time(config: pytest.Config) -> None:
+    """Start the server before anything is collected if a session with the same arguments needed it the last time."""
+    if role(config) == "controller" and runs_tests(config) and _memory_key(config) in _memory(config):
+        run_of(config).start_early()
+
+
+def runs_tests(config: pytest.Config) -> bool:
+    """Tell whether this process is going to run tests: not only to show something, nor to have workers run them."""
+    only_distributes = getattr(config.option, "tx", None) and not is_xdist_worker(config)
+    return not (only_looks(config) or only_distributes or config.option.help)
+
+
+def _remember(config: pytest.Config, needed: bool) -> None:
+    """Take note in pytest's cache of whether this session needs ranks."""
+    key, known = _memory_key(config), _memory(config)
+    if needed is (key in known) or getattr(config, "workerinput", {}).get("workerid", "gw0") != "gw0":
+        return
+    config.cache.set(_MEMORY, ([key] if needed else []) + [other for other in known if other != key][:_REMEMBERED])
+
+
+def _memory(config: pytest.Config) -> list[str]:
+    cache = getattr(config, "cache", None)  # -p no:cacheprovider
+    known = cache.get(_MEMORY, []) if cache is not None else []
+    return known if isinstance(known, list) else []
+
+
+def _memory_key(config: pytest.Config) -> str:
+    given = config.invocation_params
+    return "\n".join([str(given.dir), *map(str, given.args)])
+
+
 def only_looks(config: pytest.Config) -> bool:
     """Tell whether the session runs no test."""
     names = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
@@ -88,6 +122,8 @@ def tell_server(session: pytest.Session) -> None:
         for item in session.items
         if arguments_of(item) is not None or "elastic_launch" in getattr(item, "fixturenames", ())
     ]
+    if getattr(config, "cache", None) is not None:
+        _remember(config, bool(ours))
     if not ours and RUN not in config.stash:
         return
     files = tuple(dict.fromkeys(str(item.path) for item in ours))

@@ -186,6 +186,17 @@ class SessionOrder:
     markers: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreloadOrder:
+    """What the server is told once the controller has collected its tests.
+
+    Attributes:
+        session: The session to collect, or ``None`` for none.
+    """
+
+    session: SessionOrder | None
+
+
 @dataclass(frozen=True, slots=True)
 class Go:
     """The controller's leave to start. A rank that has not heard it runs nothing."""

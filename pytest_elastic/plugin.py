@@ -46,9 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options, and hold the run's state."""
+    """Check the options, hold the run's state, and start the server if it was needed the last time."""
     config.addinivalue_line("markers", MARKER)
     config.stash[GIVEN] = read_options(config)
+    detection.start_as_last_time(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

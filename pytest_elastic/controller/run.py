@@ -27,13 +27,12 @@ from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.reaping import Reaper
 from pytest_elastic.controller.server import (
     PreloadedServer,
-    PreloadOrder,
     make_run_directory,
     remove_run_directory,
 )
 from pytest_elastic.controller.steady_thread import SteadyThread
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.messages import SessionOrder
+from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.options import SETTINGS, Given
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
@@ -333,14 +332,17 @@ class ElasticRun:
             return  # a fork of pytest: nothing of this is its own
         self.kept.close()
         self._join_ending()
-        for server in (self._server, self._torch_only):
-            if server is not None:
-                server.stop()
+        servers = [server for server in (self._server, self._torch_only) if server is not None]
         self._server = self._torch_only = None
-        self._starter.end()
+        for server in servers:
+            server.kill()
+        # The end of a large process takes a while: the rest is done beside it.
         if self._reaper is not None:
             self._reaper.dismiss()
             self._reaper = None
+        for server in servers:
+            server.stop()
+        self._starter.end()
         if self._directory is not None:
             remove_run_directory(self._directory)
             self._directory = None

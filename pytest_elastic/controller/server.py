@@ -12,13 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pytest_elastic import kernel
 from pytest_elastic.forking import ServerAddress, Task, pack
-from pytest_elastic.messages import AgentHello, SessionOrder
+from pytest_elastic.messages import AgentHello, PreloadOrder
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
@@ -33,17 +32,6 @@ _SINGLE_THREADED: Final = {
 }
 RUN_MARK: Final = "PYTEST_ELASTIC_RUN"
 """Environment variable that every process of a run carries; its value is the run's name."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PreloadOrder:
-    """What the server is told once the controller has collected its tests.
-
-    Attributes:
-        session: The session to collect, or ``None`` for none.
-    """
-
-    session: SessionOrder | None
 
 
 def make_run_directory() -> Path:
@@ -214,8 +202,8 @@ class PreloadedServer:
             return set()  # The server is still at its beginning and has forked nothing.
         return kernel.children(self.pid) - self.known - tracker
 
-    def stop(self) -> None:
-        """End the server and everything that descends from it."""
+    def kill(self) -> None:
+        """Begin to end the server, and everything that descends from it; :meth:`stop` waits for it."""
         with self._lock:
             if self._stopped:
                 return
@@ -227,6 +215,10 @@ class PreloadedServer:
         for pid in kernel.descendants(self.pid):
             kernel.ProcessHandle(pid).send(9)
         self._process.kill()
+
+    def stop(self) -> None:
+        """End the server and everything that descends from it."""
+        self.kill()
         self._process.wait()
 
     def last_words(self) -> str:
