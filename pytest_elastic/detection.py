@@ -63,6 +63,15 @@ def look_ahead(path: Path, config: pytest.Config) -> None:
         run_of(config).start_early()
 
 
+def use_spawn_option(config: pytest.Config) -> None:
+    """Have processes that tests spawn be forked, where ``--elastic-spawn`` says so."""
+    spawn = config.stash[GIVEN].get("spawn")
+    if spawn is not None and spawn.value == "forkserver" and role(config) == "controller" and not only_looks(config):
+        from pytest_elastic.controller.spawning import Spawning
+
+        config.pluginmanager.register(Spawning(config), "elastic-spawn")
+
+
 def only_looks(config: pytest.Config) -> bool:
     """Tell whether the session runs no test."""
     names = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")

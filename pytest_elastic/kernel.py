@@ -43,6 +43,12 @@ def adopt_orphans() -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def flush_c_streams() -> None:
+    """Write out what C code has printed: a process that ends by ``os._exit`` loses it otherwise."""
+    if _LIBC is not None:
+        _LIBC.fflush(None)
+
+
 def children(pid: int) -> set[int]:
     """Return the process ids of the direct children of ``pid``; empty if it is gone."""
     try:

@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and hold the run's state."""
     config.addinivalue_line("markers", MARKER)
     config.stash[GIVEN] = read_options(config)
+    detection.use_spawn_option(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -14,11 +14,12 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Final
 
 from pytest_elastic import kernel
 from pytest_elastic.forking import ServerAddress, Task, pack
-from pytest_elastic.messages import AgentHello, SessionOrder
+from pytest_elastic.messages import AgentHello, Preloaded, SessionOrder
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
@@ -41,9 +42,15 @@ class PreloadOrder:
 
     Attributes:
         session: The session to collect, or ``None`` for none.
+        modules: Modules to import beside torch.
+        tolerated: Those of them whose import may fail.
+        sys_path: Where they are looked for; ``None`` for the server's own path.
     """
 
     session: SessionOrder | None
+    modules: tuple[str, ...] = ()
+    tolerated: frozenset[str] = frozenset()
+    sys_path: tuple[str, ...] | None = None
 
 
 def make_run_directory() -> Path:
@@ -97,6 +104,7 @@ class PreloadedServer:
         address = str(self.directory / f"server-{self._number}.sock")
         alive_r, alive_w = os.pipe()
         order_r, self._order_w = os.pipe()
+        self._answer_r, answer_w = os.pipe()
         self.address: ServerAddress = ServerAddress(address, alive_w)
         with socket.socket(socket.AF_UNIX) as listener, self.log.open("wb") as log:
             listener.bind(address)
@@ -111,7 +119,7 @@ class PreloadedServer:
                 | _SINGLE_THREADED
                 | {
                     RUN_MARK: self.run,
-                    "PYTEST_ELASTIC_PRELOAD": json.dumps([os.getpid(), order_r, str(self._tracker_file)]),
+                    "PYTEST_ELASTIC_PRELOAD": json.dumps([os.getpid(), order_r, answer_w, str(self._tracker_file)]),
                 }
             )
             # A preload is imported from the default path only (and ours may not be installed, but on a path).
@@ -122,7 +130,7 @@ class PreloadedServer:
             try:
                 return subprocess.Popen(
                     [sys.executable, *flags, "-c", main],
-                    pass_fds=[listener.fileno(), alive_r, order_r],
+                    pass_fds=[listener.fileno(), alive_r, order_r, answer_w],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -133,6 +141,7 @@ class PreloadedServer:
             finally:
                 os.close(alive_r)
                 os.close(order_r)
+                os.close(answer_w)
 
     def preload(self, order: PreloadOrder) -> None:
         """Tell the server what to collect; only the first call counts."""
@@ -150,6 +159,18 @@ class PreloadedServer:
                 stream.write(data)
         except BrokenPipeError:
             pass  # The server died; whoever asks it to fork says so.
+
+    def preloaded(self, timeout: float) -> Preloaded | None:
+        """Wait until the server is about to take requests, and return what it says then; to be asked once.
+
+        Returns:
+            ``None`` if it has said nothing when ``timeout`` seconds are over, or has ended.
+        """
+        if not kernel.readable(self._answer_r, timeout):
+            return None
+        # Written in one go, and shorter than what a pipe takes at once.
+        data = os.read(self._answer_r, PIPE_BUF)
+        return pickle.loads(data) if data else None
 
     def alive(self) -> bool:
         """Tell whether the server still takes requests."""
@@ -224,6 +245,7 @@ class PreloadedServer:
                 self._told = True
                 os.close(self._order_w)
         os.close(self.address.alive_fd)
+        os.close(self._answer_r)
         for pid in kernel.descendants(self.pid):
             kernel.ProcessHandle(pid).send(9)
         self._process.kill()

@@ -6,21 +6,27 @@ The import must not raise: the server would end, or go on without telling. What 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
 import os
 import pickle
+import sys
 import traceback
 import warnings
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_elastic import kernel
+from pytest_elastic.messages import Preloaded
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.server_state import ServerState
 from pytest_elastic.worker.stacks import STACK_SIGNAL
+
+_LONGEST: Final = 800
+"""Characters of an error in the server's answer, which must fit into a pipe."""
 
 
 def _begin_life() -> None:
@@ -41,7 +47,7 @@ def _read_order(fd: int) -> Any:
 
 
 def _load() -> None:
-    parent, order_fd, tracker_file = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
+    parent, order_fd, answer_fd, tracker_file = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
     kernel.die_with_parent(parent)
     kernel.adopt_orphans()
     faulthandler.register(STACK_SIGNAL, all_threads=True)
@@ -59,6 +65,7 @@ def _load() -> None:
 
         import pytest_elastic.agent.main
         import pytest_elastic.worker.rank  # noqa: F401
+        from pytest_elastic.worker.importing import import_all
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
@@ -69,6 +76,8 @@ def _load() -> None:
 
             state.session = RankSession.collect(order.session)
             state.unsafe = state.session.unsafe
+        if order.modules:
+            state.unsafe = import_all(order)
     except BaseException:  # noqa: BLE001 (a SystemExit of a module too: it is the verdict of each elastic test)
         state.broken = traceback.format_exc()
     if not told:
@@ -78,6 +87,17 @@ def _load() -> None:
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
     gc.collect()
     gc.freeze()
+    # What is left in a buffer would be written by every process that is forked from here.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    _answer(answer_fd, Preloaded(broken=state.broken and state.broken[-_LONGEST:], unsafe=state.unsafe))
+
+
+def _answer(fd: int, preloaded: Preloaded) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(fd, pickle.dumps(preloaded))
+    os.close(fd)
 
 
 if "PYTEST_ELASTIC_PRELOAD" in os.environ:

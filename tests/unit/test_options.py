@@ -23,6 +23,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "show_output": ("all", "all"),
     "strict": ("true", True),
     "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
+    "spawn": ("forkserver", "forkserver"),
+    "preload": ("auto, package.part\nother", ("auto", "package.part", "other")),
 }
 BAD = {
     "nproc": "2.5",
@@ -41,6 +43,8 @@ BAD = {
     "show_output": "some",
     "strict": "perhaps",
     "controller_fixtures": "db.url",
+    "spawn": "fork",
+    "preload": "a-b",
 }
 
 
