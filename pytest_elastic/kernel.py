@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -47,6 +48,19 @@ def flush_c_streams() -> None:
     """Write out what C code has printed: a process that ends by ``os._exit`` loses it otherwise."""
     if _LIBC is not None:
         _LIBC.fflush(None)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment that a program would inherit, with what C code has set in it; ``os.environ`` lacks that."""
+    if _LIBC is None:
+        return dict(os.environ)
+    found: dict[str, str] = {}
+    entries = ctypes.POINTER(ctypes.c_char_p).in_dll(_LIBC, "environ")
+    for entry in itertools.takewhile(lambda entry: entry is not None, entries):
+        name, equals, value = os.fsdecode(entry).partition("=")
+        if equals:
+            found.setdefault(name, value)
+    return found
 
 
 def children(pid: int) -> set[int]:

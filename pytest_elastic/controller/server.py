@@ -74,12 +74,21 @@ class PreloadedServer:
         log: What the server and the agents wrote.
         known: Process ids of the server's children that somebody looks after.
         word: What an agent was last told of the server's fitness, or ``None``.
+
+    Args:
+        invocation_dir: Directory in which it starts.
+        directory: Private directory of the run.
+        torch_only: It collects nothing.
+        early: Modules of torch that it imports before it waits for its order; what cannot be imported is left out.
     """
 
-    def __init__(self, *, invocation_dir: Path, directory: Path, torch_only: bool = False) -> None:
+    def __init__(
+        self, *, invocation_dir: Path, directory: Path, torch_only: bool = False, early: tuple[str, ...] = ()
+    ) -> None:
         self.directory: Final = directory
         self.run: Final = directory.name
         self._invocation_dir = invocation_dir
+        self._early = early
         self._number = len(list(directory.glob("server-*.log")))
         self.log: Final = directory / f"server-{self._number}.log"
         self._lock = threading.Lock()
@@ -119,7 +128,9 @@ class PreloadedServer:
                 | _SINGLE_THREADED
                 | {
                     RUN_MARK: self.run,
-                    "PYTEST_ELASTIC_PRELOAD": json.dumps([os.getpid(), order_r, answer_w, str(self._tracker_file)]),
+                    "PYTEST_ELASTIC_PRELOAD": json.dumps(
+                        [os.getpid(), order_r, answer_w, str(self._tracker_file), self._early]
+                    ),
                 }
             )
             # A preload is imported from the default path only (and ours may not be installed, but on a path).

@@ -67,7 +67,7 @@ class Popen(popen_forkserver.Popen):
         if len(fds) > MOST_FDS:
             raise TooManyDescriptorsError
         order = SpawnOrder(
-            environ={**os.environ, RUN_MARK: server.run},
+            environ={**kernel.environment(), RUN_MARK: server.run},
             streams=streams,
             umask=_umask(),
             limits=_limits(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import threading
@@ -80,8 +81,9 @@ class Spawning:
             return  # pytest says so when it imports the file.
         if any(hint in source for hint in _HINTS):
             self._hinted.add(module_path)
+            early = torch_imports(source) if _AUTO in self._named else ()
             with self._lock:
-                self._start()
+                self._start(early)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -180,7 +182,7 @@ class Spawning:
 
     # --- the server ---
 
-    def _start(self) -> None:
+    def _start(self, early: tuple[str, ...] = ()) -> None:
         if self._server is not None or self._off:
             return
         if self._directory is None:
@@ -188,7 +190,9 @@ class Spawning:
             self._reaper = Reaper(self._directory)
         directory = self._directory
         self._environ = dict(os.environ)
-        self._server = self._starter.call(lambda: PreloadedServer(invocation_dir=self._cwd, directory=directory))
+        self._server = self._starter.call(
+            lambda: PreloadedServer(invocation_dir=self._cwd, directory=directory, early=early)
+        )
 
     def _order(self) -> PreloadOrder:
         modules: dict[str, None] = {}
@@ -241,6 +245,21 @@ class Spawning:
             if self._directory is not None:
                 remove_run_directory(self._directory)
                 self._directory = None
+
+
+def torch_imports(source: bytes) -> tuple[str, ...]:
+    """Return the modules of torch that a file imports at its top level; of ``from x import y`` only ``x``."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ()  # pytest says so when it imports the file
+    found: dict[str, None] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            found.update((alias.name, None) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module is not None and statement.level == 0:
+            found[statement.module] = None
+    return tuple(name for name in found if name.partition(".")[0] == "torch")
 
 
 def imported_modules(roots: tuple[str, ...]) -> list[str]:

@@ -47,7 +47,7 @@ def _read_order(fd: int) -> Any:
 
 
 def _load() -> None:
-    parent, order_fd, answer_fd, tracker_file = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
+    parent, order_fd, answer_fd, tracker_file, early = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
     kernel.die_with_parent(parent)
     kernel.adopt_orphans()
     faulthandler.register(STACK_SIGNAL, all_threads=True)
@@ -69,6 +69,7 @@ def _load() -> None:
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
+        state.unsafe = import_all(early, tolerated=frozenset(early))
         told = True
         order = _read_order(order_fd)
         if order.session is not None:
@@ -76,8 +77,9 @@ def _load() -> None:
 
             state.session = RankSession.collect(order.session)
             state.unsafe = state.session.unsafe
-        if order.modules:
-            state.unsafe = import_all(order)
+        if order.sys_path is not None:
+            sys.path[:] = order.sys_path
+        state.unsafe = state.unsafe or import_all(order.modules, tolerated=order.tolerated)
     except BaseException:  # noqa: BLE001 (a SystemExit of a module too: it is the verdict of each elastic test)
         state.broken = traceback.format_exc()
     if not told:

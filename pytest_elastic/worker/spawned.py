@@ -18,6 +18,8 @@ import weakref
 from multiprocessing import forkserver, process, resource_tracker, spawn, util
 from typing import Any, NoReturn
 
+import torch
+
 from pytest_elastic import kernel
 from pytest_elastic.messages import SpawnOrder
 from pytest_elastic.worker import server_state
@@ -85,10 +87,12 @@ def _take_streams(order: SpawnOrder) -> None:
             os.dup2(inherited[index], fd)
     for index in filter(None.__ne__, order.streams):
         os.close(inherited[index])
-    if order.streams[0] is not None:
-        # multiprocessing closes it before the work begins; what is imported until then may read it.
-        with contextlib.suppress(OSError):
-            sys.stdin = open(0, closefd=True)  # noqa: SIM115 (it lives as long as the process)
+    # multiprocessing closes this object before the work begins; what is imported until then may read it.
+    server_stdin = sys.stdin.fileno()
+    with contextlib.suppress(OSError):
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 (it lives as long as the process)
+    if server_stdin > 2:
+        os.close(server_stdin)
     stdout: Any = sys.stdout
     with contextlib.suppress(OSError, AttributeError):
         if os.isatty(1):
@@ -147,8 +151,8 @@ def _forget_the_server() -> None:
     for entry in mine:
         warnings.filters.remove(entry)  # type: ignore[attr-defined]
     importlib.invalidate_caches()
-    # A fresh interpreter draws these seeds anew; torch's is the same in each.
     random.seed()
+    torch.default_generator.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     apply_to_torch()

@@ -114,6 +114,7 @@ def test_option_names() -> None:
         "--elastic-strict",
         "--elastic-show-output",
         "--elastic-log-dir",
+        "--elastic-spawn",
     }
 
 
