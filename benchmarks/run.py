@@ -61,6 +61,21 @@ def launches(runs: int) -> None:
     table("A 4-rank gloo all-reduce, warm (seconds a launch)", list(rows.items()), base="torch elastic_launch, spawn")
 
 
+def existing(runs: int) -> None:
+    """A suite of torch's ``MultiProcessTestCase``, as it is and with ``--elastic-spawn=forkserver``."""
+    command = [sys.executable, str(HERE / "measure_existing.py"), f"--runs={runs}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    rows: dict[str, list[float]] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("MEASURED\t"):
+            _, name, seconds = line.split("\t")
+            rows.setdefault(name, []).append(float(seconds))
+    title = "Ten tests of torch's MultiProcessTestCase, 4 ranks each, the same outcomes (seconds a session)"
+    table(title, list(rows.items()), base="as they are")
+
+
 def nodes(runs: int) -> None:
     """Two nodes that become one, and one that becomes two: how the time divides."""
     output = run_pytest(str(HERE / "measure_nodes.py"), f"--runs={runs}", cwd=HERE)
@@ -110,6 +125,7 @@ def main() -> None:
     print(machine())
     launches(options.runs)
     nodes(3)
+    existing(2)
     plain_sessions(options.runs * 4)
 
 

@@ -51,12 +51,15 @@ def flush_c_streams() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that a program would inherit, with what C code has set in it; ``os.environ`` lacks that."""
+    """Return the environment that a program would inherit: C code may have set more in it than ``os.environ`` knows."""
     if _LIBC is None:
         return dict(os.environ)
     found: dict[str, str] = {}
     entries = ctypes.POINTER(ctypes.c_char_p).in_dll(_LIBC, "environ")
-    for entry in itertools.takewhile(lambda entry: entry is not None, entries):
+    for number in itertools.count():
+        entry = entries[number]
+        if entry is None:
+            break
         name, equals, value = os.fsdecode(entry).partition("=")
         if equals:
             found.setdefault(name, value)

@@ -27,6 +27,8 @@ from pytest_elastic.worker.leaving import exitcode_of
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 from pytest_elastic.worker.surroundings import apply_to_torch
 
+_of_the_server: list[object] = []
+
 
 def run(order: SpawnOrder, parent_sentinel: int) -> NoReturn:
     """Run the process that the order holds, and end as an interpreter does, with its exit code."""
@@ -146,7 +148,10 @@ def _forget_the_server() -> None:
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]
     # Temporary directories that modules made when the server imported them are not this process's to remove.
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    # Kept, since to take thousands of them apart takes milliseconds.
+    finalize: Any = weakref.finalize
+    _of_the_server.append(finalize._registry)
+    finalize._registry = {}
     mine = [entry for entry in warnings.filters if "forkserver: waitpid" in getattr(entry[1], "pattern", "")]
     for entry in mine:
         warnings.filters.remove(entry)  # type: ignore[attr-defined]
