@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from select import PIPE_BUF
 from typing import Final
@@ -24,7 +24,7 @@ from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
 _LONGEST_DIRECTORY: Final = 64
-_SINGLE_THREADED: Final = {
+SINGLE_THREADED: Final = {
     # A math library that has started its threads cannot be forked, and reads these when it is loaded.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -45,12 +45,14 @@ class PreloadOrder:
         modules: Modules to import beside torch.
         tolerated: Those of them whose import may fail.
         sys_path: Where they are looked for; ``None`` for the server's own path.
+        environ: Environment in which they are imported, over the server's own.
     """
 
     session: SessionOrder | None
     modules: tuple[str, ...] = ()
     tolerated: frozenset[str] = frozenset()
     sys_path: tuple[str, ...] | None = None
+    environ: dict[str, str] = field(default_factory=dict)
 
 
 def make_run_directory() -> Path:
@@ -125,7 +127,7 @@ class PreloadedServer:
             )
             environ = (
                 os.environ
-                | _SINGLE_THREADED
+                | SINGLE_THREADED
                 | {
                     RUN_MARK: self.run,
                     "PYTEST_ELASTIC_PRELOAD": json.dumps(

@@ -18,6 +18,7 @@ import pytest
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.reaping import Reaper
 from pytest_elastic.controller.server import (
+    SINGLE_THREADED,
     PreloadedServer,
     PreloadOrder,
     make_run_directory,
@@ -38,7 +39,10 @@ _PATIENCE: Final = 300.0
 """Seconds for the preload."""
 _COVERAGE: Final = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "COV_CORE_SOURCE")
 """Variables by which a fresh interpreter is told to begin to measure before it does anything else."""
-_READ_AT_START: Final = ("PYTHON", "PYTORCH_", "GLIBC_", "GOMP_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_CPP_LOG_LEVEL")
+_READ_AT_START: Final = (
+    *("PYTHON", "LANG", "LC_", "GLIBC_", "GOMP_", "OMP_", "MKL_", "OPENBLAS_"),
+    *("PYTORCH_", "TORCH_CPP_LOG_LEVEL", "TORCH_COMPILE", "TORCH_TRACE", "TORCHDYNAMO_", "TORCHINDUCTOR_"),
+)
 _READ_LATER: Final = frozenset({"PYTHONPATH", "OMP_NUM_THREADS"})
 """Variables of such a name that a forked process applies all the same: the first is in ``sys.path``."""
 
@@ -210,6 +214,7 @@ class Spawning:
             modules=tuple(modules),
             tolerated=frozenset(tolerated - named),
             sys_path=tuple(sys.path),
+            environ={name: value for name, value in os.environ.items() if name not in SINGLE_THREADED},
         )
 
     def _changed(self, environ: Mapping[str, str]) -> str | None:

@@ -79,6 +79,7 @@ def _load() -> None:
             state.unsafe = state.session.unsafe
         if order.sys_path is not None:
             sys.path[:] = order.sys_path
+        os.environ.update(order.environ)
         state.unsafe = state.unsafe or import_all(order.modules, tolerated=order.tolerated)
     except BaseException:  # noqa: BLE001 (a SystemExit of a module too: it is the verdict of each elastic test)
         state.broken = traceback.format_exc()

@@ -12,6 +12,8 @@ import random
 import resource
 import signal
 import sys
+import tempfile
+import time
 import traceback
 import warnings
 import weakref
@@ -156,6 +158,8 @@ def _forget_the_server() -> None:
     for entry in mine:
         warnings.filters.remove(entry)  # type: ignore[attr-defined]
     importlib.invalidate_caches()
+    tempfile.tempdir = None  # found anew by TMPDIR
+    time.tzset()
     random.seed()
     torch.default_generator.seed()
     if "numpy" in sys.modules:

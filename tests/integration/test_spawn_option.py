@@ -73,7 +73,8 @@ def test_what_users_of_multiprocessing_do(pytester: pytest.Pytester) -> None:
 
 
 STATE = """
-import faulthandler, gc, json, logging, multiprocessing, os, random, resource, signal, sys, threading, warnings
+import faulthandler, gc, json, logging, multiprocessing, os, random, resource, signal, sys, tempfile
+import threading, time, warnings
 from multiprocessing import popen_spawn_posix
 import numpy
 import torch
@@ -125,6 +126,7 @@ def state():
         "method": multiprocessing.get_start_method(),
         "threads": [thread.name for thread in threading.enumerate()],
         "native": threading.main_thread().native_id == os.getpid(),
+        "temporary": [tempfile.gettempdir(), time.timezone],
         "of torch": [torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled()],
         "gc": [gc.isenabled(), gc.get_threshold()],
         "logging": [root.level, repr(root.handlers), logging.getLogger("torch").level],
@@ -149,6 +151,8 @@ def run(cls):
 def test_a_forked_process_finds_what_a_spawned_one_finds(monkeypatch, tmp_path):
     monkeypatch.setenv("HERE_ONLY", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
