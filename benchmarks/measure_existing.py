@@ -30,7 +30,8 @@ def outcomes(report: Path) -> dict[str, tuple[str, str]]:
 def session(directory: Path, *options: str) -> tuple[float, dict[str, tuple[str, str]]]:
     """Run the suite once; return the time of the whole session and the outcomes."""
     report = directory / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command += [f"--junitxml={report}", *options]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False)

@@ -44,7 +44,7 @@ def test_the_same_outcomes(pytester: pytest.Pytester, name: str) -> None:
     found = []
     for number, options in enumerate(((), (OPTION,), (OPTION,), (OPTION,))):
         report = pytester.path / f"report-{number}.xml"
-        pytester.runpytest_subprocess(*options, f"--junitxml={report}")
+        pytester.runpytest_subprocess("-p", "no:randomly", *options, f"--junitxml={report}")
         found.append(outcomes(report))
     assert len(found[0]) > 3
     assert found[1:] == found[:1] * 3
@@ -56,7 +56,7 @@ def test_a_test_that_times_out(pytester: pytest.Pytester, monkeypatch: pytest.Mo
     found = []
     for number, options in enumerate(((), (OPTION,))):
         report = pytester.path / f"report-{number}.xml"
-        result = pytester.runpytest_subprocess(*options, f"--junitxml={report}")
+        result = pytester.runpytest_subprocess("-p", "no:randomly", *options, f"--junitxml={report}")
         result.stdout.fnmatch_lines("*Process 1 timed out with traceback:*")
         result.stdout.fnmatch_lines("*in test_hangs*")
         found.append(outcomes(report))

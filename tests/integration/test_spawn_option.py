@@ -15,6 +15,9 @@ import pytest
 
 EXISTING = Path(__file__).parent / "existing"
 OPTION = "--elastic-spawn=forkserver"
+STRICT = "error::pytest_elastic.warning.ElasticWarning"
+PROCESSES = 18
+"""Tests in ``processes.py``; all of them pass."""
 PASSED = {
     "test_all_reduce",
     "test_broadcast",
@@ -37,39 +40,32 @@ FAILED = {
 }
 
 
-def test_suites_of_torchs_own_test_cases(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+# A process that is not forked from a server that is well is an error.
+FORKED_ONLY = """
+import pytest
+from multiprocessing import popen_spawn_posix
+
+@pytest.fixture(autouse=True)
+def nothing_is_spawned(request, monkeypatch):
+    if "more_descriptors" not in request.node.name:
+        monkeypatch.delattr(popen_spawn_posix, "Popen")
+"""
+
+
+def test_existing_suites(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXISTING_RANKS", "2")
-    for name in ("multi_process", "continuous"):
+    for name in ("multi_process", "continuous", "processes"):
         pytester.makepyfile(**{f"test_{name}": (EXISTING / f"{name}.py").read_text()})
-    # Anything else than a fork from a server that is well would be a warning, or take far too long.
     pytester.makeconftest(FORKED_ONLY)
-    result = pytester.runpytest_subprocess(OPTION, "-rA", "-W", "error::pytest_elastic.warning.ElasticWarning")
-    result.assert_outcomes(passed=len(PASSED), skipped=len(SKIPPED), failed=len(FAILED))
-    passed = {line.rpartition("::")[2] for line in result.outlines if line.startswith("PASSED")}
+    result = pytester.runpytest_subprocess(OPTION, "-rA", "-W", STRICT)
+    result.assert_outcomes(passed=len(PASSED) + PROCESSES, skipped=len(SKIPPED), failed=len(FAILED))
+    passed = {line.rpartition("::")[2] for line in result.outlines if line.startswith("PASSED") and "Test" in line}
     assert passed == PASSED
     text = result.stdout.str()
     for test, message in FAILED.items():
         assert f"::{test} - " in text
         assert message in text
-
-
-FORKED_ONLY = """
-import pytest
-from multiprocessing import popen_spawn_posix
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_spawned():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(popen_spawn_posix, "Popen")
-        yield
-"""
-
-
-def test_what_users_of_multiprocessing_do(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_processes=(EXISTING / "processes.py").read_text())
-    result = pytester.runpytest_subprocess(OPTION, "-W", "error::pytest_elastic.warning.ElasticWarning")
-    assert result.ret == 0, result.stdout.str()
-    assert "resource_tracker" not in result.stderr.str()
+    assert "resource_tracker" not in text + result.stderr.str()
 
 
 STATE = """
@@ -191,7 +187,7 @@ def hashes(queue):
 
 def test_a_forked_process_finds_what_a_spawned_one_finds(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_state=STATE)
-    result = pytester.runpytest_subprocess(OPTION, "-W", "error::pytest_elastic.warning.ElasticWarning")
+    result = pytester.runpytest_subprocess(OPTION, "-W", STRICT)
     result.assert_outcomes(passed=2)
 
 
