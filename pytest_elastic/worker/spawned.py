@@ -83,17 +83,16 @@ def _flush() -> None:
 def _take_streams(order: SpawnOrder) -> None:
     """Write where the parent writes at this moment, which pytest's capture may have turned anywhere."""
     inherited: Any = forkserver.get_inherited_fds()
-    for fd, index in enumerate(order.streams):
+    server_stdin = sys.stdin.fileno()
+    for fd, (name, index) in enumerate(zip(("stdin", "stdout", "stderr"), order.streams, strict=True)):
         if index is None:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            os.close(fd)
+            setattr(sys, name, None)
         else:
             os.dup2(inherited[index], fd)
-    for index in filter(None.__ne__, order.streams):
-        os.close(inherited[index])
-    # multiprocessing closes this object before the work begins; what is imported until then may read it.
-    server_stdin = sys.stdin.fileno()
-    with contextlib.suppress(OSError):
+            os.close(inherited[index])
+    if sys.stdin is not None:
+        # multiprocessing closes this object before the work begins; what is imported until then may read it.
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 (it lives as long as the process)
     if server_stdin > 2:
         os.close(server_stdin)
