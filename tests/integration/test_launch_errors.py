@@ -566,6 +566,8 @@ WRONG_TEXT = {
     "show_output": "some",
     "strict": "perhaps",
     "controller_fixtures": "no-name",
+    "spawn": "fork",
+    "preload": "no-name",
 }
 # Any text is right for these.
 FREE = {"backend", "log_dir"}
