@@ -82,6 +82,10 @@ class Outbox:
         """
         return self._connection.recv_bytes()
 
+    def hears_within(self, timeout: float) -> bool:
+        """Wait for a message of the controller, or for its end, for some seconds; return whether one is there."""
+        return self._connection.poll(timeout)
+
     def close(self) -> None:
         """Close the connection, also while another thread sends: that one fails, and so does every later message."""
         self._closed = True

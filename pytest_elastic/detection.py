@@ -78,6 +78,15 @@ def only_looks(config: pytest.Config) -> bool:
     return any(config.getoption(name, False) for name in names)
 
 
+def group_items(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the tests that may share ranks one after the other (``--elastic-group``)."""
+    given = config.stash[GIVEN]
+    if role(config) == "controller" and "group" in given and given["group"].value:
+        from pytest_elastic.controller.kept import put_together
+
+        put_together(items, given)
+
+
 def tell_server(session: pytest.Session) -> None:
     """Tell the server which files to collect, now that it is known which tests run."""
     config = session.config
@@ -111,6 +120,12 @@ def prepare_controller_fixtures(session: pytest.Session) -> None:
         moving.prepare(session)
 
 
+def end_kept(session: pytest.Session) -> None:
+    """End the ranks that are kept between tests, where a session stops before the last of their tests."""
+    if role(session.config) == "controller" and RUN in session.config.stash:
+        run_of(session.config).end_kept(session)
+
+
 def end_shared(config: pytest.Config) -> None:
     """End the run's etcd in the main process of pytest-xdist, whose workers only borrow it."""
     if role(config) != "controller" or hasattr(config, "workerinput") or not getattr(config.option, "tx", None):
@@ -124,7 +139,7 @@ def end_shared(config: pytest.Config) -> None:
 
 
 @contextmanager
-def on_ranks(item: pytest.Item) -> Iterator[None]:
+def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Replace the three phases of an elastic test by those of a launch, while pytest runs its protocol."""
     launches = role(item.config) == "controller" and not only_looks(item.config)
     arguments = arguments_of(item) if launches else None
@@ -137,7 +152,7 @@ def on_ranks(item: pytest.Item) -> Iterator[None]:
         # pytest-rerunfailures comes here once more for each attempt, which has ranks of its own.
         close_launch(item)
         run_of(item.config).warn_once(item)
-        item.stash[ELASTIC] = ElasticItem(item, arguments)
+        item.stash[ELASTIC] = ElasticItem(item, arguments, nextitem)
         item.stash[ELASTIC].setup()
 
     def runtest() -> None:

@@ -162,7 +162,7 @@ class RankOrder:
         backend: Process group that is initialised before the work begins, or ``None``.
         devices: Devices of the ranks.
         function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
-        item: Test to run, or ``None``.
+        session: How to make the pytest session, for a rank that runs tests and has none from the server.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
     """
 
@@ -175,29 +175,34 @@ class RankOrder:
     backend: str | None = None
     devices: DeviceOrder = field(default_factory=DeviceOrder)
     function: bytes | None = None
-    item: ItemOrder | None = None
+    session: SessionOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOrder:
-    """A test that ranks run.
+    """A test that ranks run: what each of them hears when it may begin.
 
     Attributes:
         nodeid: pytest's node id.
         occurrence: Which one, where several tests share the id.
         path: File of the test.
         basetemp: Directory under which each rank has its own ``tmp_path``.
-        session: How to make the pytest session, for a rank that has none from the server.
+        seed: Seed of the random generators, or ``None`` to leave them alone.
         live_log: Records go to the controller as they are logged (``log_cli``).
+        kept: How many of the collectors around the test, from the session on, another test of these ranks shares:
+            their fixtures stay. 0 where no other test follows: everything is torn down, and the rank ends.
+        master_port: MASTER_PORT from this test on; 0 leaves the one that is there.
     """
 
     nodeid: str
     occurrence: int
     path: str
     basetemp: str
-    session: SessionOrder
+    seed: int | None = None
     live_log: bool = False
+    kept: int = 0
+    master_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,8 +243,20 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
+class NoMoreTests:
+    """No test follows, for ranks that wait for one: they tear down what they have kept, and end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
-    """The controller's leave to end, for rank 0: every other rank of its world has told how it ended."""
+    """The controller's leave to end, for a rank that has told how it ended.
+
+    Attributes:
+        together: Every rank of its world has, and well: nobody waits for it any more. Else some may, and are to see
+            that it leaves.
+    """
+
+    together: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -442,6 +459,7 @@ class RankReport:
         outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
         written: How many bytes the rank had written to standard output and standard error by then.
         report: The report, pickled.
+        sections: It has sections of its own, such as the log's.
         dropped: What others hung on the report and cannot be sent, by name.
         exception: The exception behind a failed or skipped one, pickled, or ``None``.
         type: Qualified name of that exception's class, or an empty text.
@@ -461,6 +479,7 @@ class RankReport:
     report: bytes
     exception: bytes | None
     type: str
+    sections: bool = True
     dropped: tuple[str, ...] = ()
     place: str = ""
     expected: str | None = None
@@ -506,7 +525,7 @@ class RankLogged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankFinished:
-    """A rank's work is complete.
+    """A rank's work is complete; that of a rank which is kept, until the next test.
 
     Attributes:
         id: Which rank.
@@ -514,6 +533,8 @@ class RankFinished:
         started_ns: The same clock when the work began.
         value: Pickled value of the function; ``None`` for a test or a script.
         leftovers: Names of non-daemon threads and child processes that still run.
+        leaks: What the test changed in a process that is kept, a few words each.
+        spoilt: Some of that cannot be undone: no other test is to run here.
     """
 
     id: RankId
@@ -521,6 +542,8 @@ class RankFinished:
     started_ns: int
     value: bytes | None
     leftovers: tuple[str, ...]
+    leaks: tuple[str, ...] = ()
+    spoilt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ PYTEST_DONT_REWRITE.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -109,7 +109,25 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
         if name in parameters and not compat.has_fixture_of_users(item, name)
     }
     chosen |= _set_by_parameters(own, chosen, given, swept=[name for name in _SWEPT if _hidden(name) in parameters])
-    return make_spec(SOURCE, chosen, given)
+    spec = make_spec(SOURCE, chosen, given)
+    unfit = _unfit_for_sharing(spec, arguments)
+    if spec.isolation == "function" or unfit is None:
+        return spec
+    if "isolation" in arguments:
+        raise ArgumentError(
+            f'{SOURCE}(isolation="{spec.isolation}"): ranks that are kept for other tests cannot have {unfit}; use '
+            'isolation="function"'
+        )
+    return replace(spec, isolation="function")  # an option or ini key means the tests that can
+
+
+def _unfit_for_sharing(spec: LaunchSpec, arguments: Mapping[str, Any]) -> str | None:
+    """Return what keeps the ranks of a test from running others, or ``None``."""
+    if spec.max_restarts:
+        return f"max_restarts={spec.max_restarts}"
+    if spec.min_nodes < spec.max_nodes:
+        return f'nnodes="{spec.min_nodes}:{spec.max_nodes}"'
+    return "faults" if arguments.get("faults") else None
 
 
 def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> Any:

@@ -69,6 +69,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that may share ranks next to each other, if that was asked for."""
+    detection.group_items(config, items)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Tell the server what to collect, or end it if nothing needs it; share what workers of xdist share."""
     detection.tell_server(session)
@@ -76,9 +82,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Have the ranks run a marked test: its three phases become those of a launch."""
-    with detection.on_ranks(item):
+    with detection.on_ranks(item, nextitem):
         return (yield)
 
 
@@ -92,7 +98,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Take note that reports are told in the summary from here on."""
+    """End the ranks that are kept; take note that reports are told in the summary from here on."""
+    detection.end_kept(session)
     session.config.stash[detection.SUMMARY] = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import selectors
 import signal
 from collections import deque
@@ -61,7 +62,6 @@ class Hearing:
         live: Lines on their way to the terminal.
         selector: The supervisor waits on it.
         arrivals: Decides what becomes of those that arrive.
-        fixtures: The controller's fixtures, for ranks that run a test.
         errand: Has something done in the thread of the test.
         wake: Wakes the supervisor.
     """
@@ -75,7 +75,6 @@ class Hearing:
         selector: selectors.BaseSelector,
         arrivals: Arrivals,
         *,
-        fixtures: Fixtures | None,
         errand: Callable[[Callable[[], None]], None],
         wake: Callable[[], None],
     ) -> None:
@@ -86,10 +85,32 @@ class Hearing:
         self._selector = selector
         self._arrivals = arrivals
         self._wake = wake
-        self._failures = FailureLog(plan.failure_log, plan.nodeid) if plan.failure_log is not None else None
-        self._services = RankServices(self._post, errand, fixtures)
+        self._errand = errand
+        self._last = not plan.kept
         self._posted: deque[tuple[Peer, tuple[bytes, ...]]] = deque()
         self._peers: list[Peer] = []
+        self.begin(plan.nodeid, None)
+
+    def begin(self, nodeid: str, fixtures: Fixtures | None) -> None:
+        """Take note of whose ranks these are from now on: they may be kept for more than one test.
+
+        Args:
+            nodeid: The test.
+            fixtures: The controller's fixtures, for ranks that run it.
+        """
+        log = self._plan.failure_log
+        self._failures = FailureLog(log, nodeid) if log is not None else None
+        self._services = RankServices(self._post, self._errand, fixtures)
+
+    def no_more_tests(self) -> None:
+        """Take note that ranks end when they have told how their work went."""
+        self._last = True
+
+    def tell(self, peer: Peer, frame: bytes) -> None:
+        """Send a pickle to a peer."""
+        if not peer.gone():
+            peer.send_frames(frame)
+            self._flush(peer)
 
     def _post(self, peer: Peer, *frames: bytes) -> None:
         """Have pickles sent to a peer; may be called from any thread."""
@@ -104,7 +125,7 @@ class Hearing:
     def gone(self, id: RankId) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank's process has ended."""
         self._services.gone(id, "was gone")
-        self.let_rank_0_leave(id.world)
+        self.let_ranks_leave(id.world)
 
     def close(self) -> None:
         """Close every connection."""
@@ -165,8 +186,9 @@ class Hearing:
         elif isinstance(message, RankFinished):
             rank = self._roster.rank(message.id)
             rank.finished = message
+            rank.leaks += message.leaks
             self._roster.leftovers += [f"rank {message.id.rank} left {what} behind" for what in message.leftovers]
-            self.let_rank_0_leave(message.id.world)
+            self.let_ranks_leave(message.id.world)
         elif isinstance(message, RankWarned):
             self._roster.warnings.append(message)
         elif isinstance(message, RankLogged):
@@ -201,14 +223,16 @@ class Hearing:
         world = message.id.world
         self._clocks.rank_failed(world)
         if not self._plan.config["max_restarts"]:
-            self.let_rank_0_leave(world, anyway=True)
+            self.let_ranks_leave(world, anyway=True)
 
-    def let_rank_0_leave(self, world: str, *, anyway: bool = False) -> None:
-        """Let the host of a world's store end when every other rank has told how it ended, or one has failed."""
+    def let_ranks_leave(self, world: str, *, anyway: bool = False) -> None:
+        """Let the ranks of a world that are done end, when every other has told how it ended, or one has failed."""
         ranks = self._roster.of_world(world)
-        host = ranks[0]
-        if host.id.rank == 0 and host.finished is not None and host.peer is not None and not host.may_leave:
-            told = [rank for rank in ranks if rank.finished is not None or rank.over()]
-            if anyway or len(told) == host.id.world_size:
-                host.may_leave = True
-                host.peer.send(Leave())
+        told = [rank for rank in ranks if rank.finished is not None or rank.over()]
+        if not self._last or not (anyway or len(told) == ranks[0].id.world_size):
+            return
+        together = not anyway and all(rank.finished is not None and not rank.bad() for rank in ranks)
+        for rank in ranks:
+            if rank.finished is not None and rank.peer is not None and not rank.may_leave:
+                rank.may_leave = True
+                self.tell(rank.peer, pickle.dumps(Leave(together=together)))

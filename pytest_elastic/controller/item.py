@@ -11,11 +11,11 @@ from pytest_elastic import compat
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
-from pytest_elastic.controller.launch import Launch
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.kept import Sharing, is_followed, kept_after, sharing_of
+from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
+from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
-from pytest_elastic.controller.server import remove_run_directory
 from pytest_elastic.errors import ElasticError, FaultsLeftError
 from pytest_elastic.faults import check_faults
 from pytest_elastic.messages import ItemOrder
@@ -36,7 +36,7 @@ from pytest_elastic.report.judgement import (
 )
 from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
-from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
 from pytest_elastic.spec import LaunchSpec, takes_late_nodes
@@ -56,15 +56,17 @@ class ElasticItem:
     Args:
         item: The test.
         arguments: Merged arguments of its marks.
+        nextitem: The test that pytest runs after it.
     """
 
-    def __init__(self, item: pytest.Item, arguments: dict[str, Any]) -> None:
+    def __init__(self, item: pytest.Item, arguments: dict[str, Any], nextitem: pytest.Item | None) -> None:
         self._item = item
         self._arguments = arguments
         self._run = run_of(item.config)
         self._fixtures = ControllerFixtures(item)
         self._spec: LaunchSpec | None = None
-        self._plan: LaunchPlan | None = None
+        self._sharing: Sharing | None = None
+        self._nextitem = nextitem
         self._launch: Launch | None = None
         self._record: LaunchRecord | None = None
         self._judgements: tuple[Judgement, ...] = ()
@@ -111,31 +113,30 @@ class ElasticItem:
     def close(self) -> None:
         """End what is left of the launch, and remove its files."""
         if self._launch is not None:
-            self._launch.close()
-        if self._plan is not None:
-            remove_run_directory(self._plan.scratch)
+            self._run.end_test(self._launch)
 
     # --- the launch ---
 
     def _read_marker(self) -> None:
         self._spec = spec_of(self._item, self._arguments, self._run.given)
+        self._sharing = sharing_of(self._item, self._spec, self._arguments.get("rdzv_configs", {}))
 
     def _start(self) -> None:
         item, spec = self._item, self._spec
         assert spec is not None
-        same = [other for other in item.session.items if other.nodeid == item.nodeid]
         order = ItemOrder(
             nodeid=item.nodeid,
-            occurrence=next((i for i, other in enumerate(same) if other is item), 0),
+            occurrence=self._run.occurrence_of(item),
             path=str(item.path),
             basetemp=str(self._run.make_temporary_directory()),
-            session=self._run.session_order((str(item.path),)),
+            seed=spec.seed,
             live_log=compat.has_live_log(item.config),
+            kept=self._kept_after(spec),
         )
         request = Request(
             source=SOURCE,
             name=item.name,
-            item=order,
+            session=self._run.rank_session(item, everything=spec.isolation == "session"),
             rdzv_configs=self._arguments.get("rdzv_configs", {}),
             faults=check_faults(
                 SOURCE,
@@ -146,9 +147,15 @@ class ElasticItem:
             rdzv_endpoint=self._fixtures.endpoint(spec.rdzv_backend),
             modules=self._run.modules,
         )
-        self._plan = self._run.plan(spec, request, nodeid=item.nodeid)
-        self._launch = self._run.launch(self._plan, self._fixtures)
+        test = TestPlan(order=order, fixtures=self._fixtures, timeout=spec.timeout, name=item.name, nodeid=item.nodeid)
+        self._launch = self._run.begin_test(spec, request, test, self._sharing)
         self._fixtures.outlast(self._launch)
+
+    def _kept_after(self, spec: LaunchSpec) -> int:
+        if self._sharing is None:
+            return 0
+        followed = is_followed(self._item, self._sharing, self._run.given)
+        return kept_after(self._item, self._nextitem, spec.isolation, followed=followed)
 
     def _reach(self, when: When) -> None:
         """Wait for the end of a phase on all ranks, and raise what is to be raised in it."""
@@ -170,20 +177,19 @@ class ElasticItem:
     def _goes_on(self, launch: Launch, when: When) -> bool:
         """Wait for the end of a phase on all ranks; return whether all of them go on to the next."""
         __tracebackhide__ = True
-        assert self._plan is not None
         # With restarts only the last attempt counts, and nobody knows which it is before the end.
-        if when == "teardown" or self._plan.may_form_again:
+        if when == "teardown" or launch.plan.may_form_again:
             return False
 
         def world() -> list[RankState]:
             return launch.roster.last_world()
 
-        launch.wait_until(lambda: _all_done(world(), when) or _trouble(world()))
-        return not _trouble(world()) and _all_done(world(), when) and not _anybody_skipped(world())
+        launch.wait_until(lambda: _all_done(world(), when) or in_trouble(world()))
+        return not in_trouble(world()) and _all_done(world(), when) and not anybody_skipped(world())
 
     def _judge(self, launch: Launch) -> None:
         __tracebackhide__ = True
-        record = self._record = launch.wait()
+        record = self._record = launch.wait_for_test()
         self._judgements = judge_test(record, broken=launch.broken)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
@@ -204,6 +210,9 @@ class ElasticItem:
         unsafe = self._run.unsafe_once()
         messages = [unsafe] if unsafe is not None else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
+        messages += _leaks_of(ranks)
+        messages += self._run.untold
+        self._run.untold.clear()
         messages += [f"{what} of {fold(who)} cannot be sent and was dropped" for what, who in dropped.items()]
         for message in messages:
             self._item.warn(ElasticWarning(message))
@@ -249,6 +258,8 @@ class ElasticItem:
         vars(report)["elastic_ranks"] = self._launch.world_size  # goes with the report, through xdist too
         record, when = self._record, report.when
         if record is None:
+            if when == "call":
+                self._put_output(report)
             return
         report.user_properties = list(self._item.user_properties)
         if report.failed or hasattr(report, "wasxfail"):
@@ -260,6 +271,14 @@ class ElasticItem:
             merge.put_attempts(report, record)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
+
+    def _put_output(self, report: pytest.TestReport) -> None:
+        """Show what ranks have written where the call has passed; they go on."""
+        assert self._launch is not None
+        ranks = self._launch.roster.last_world()
+        if not self._run.streams and any(rank.has_written() for rank in ranks):
+            record = self._launch.snapshot()
+            put_sections(report, record, "call", self._shown(record, report))
 
     def _tell(self, report: pytest.TestReport, record: LaunchRecord, told: Judgement | None) -> None:
         file, line, _ = self._item.reportinfo()
@@ -313,12 +332,13 @@ def _all_done(ranks: Sequence[RankState], when: When) -> bool:
     return all(any(report.when in after and not report.subtest for report in rank.reports) for rank in ranks)
 
 
-def _trouble(ranks: Sequence[RankState]) -> bool:
-    return any(rank.bad() or (rank.exited is not None and rank.finished is None) for rank in ranks)
-
-
-def _anybody_skipped(ranks: Sequence[RankState]) -> bool:
-    return any(report.outcome == "skipped" and not report.subtest for rank in ranks for report in rank.reports)
+def _leaks_of(ranks: Sequence[RankRecord]) -> list[str]:
+    """Say what ranks that are kept found changed when the test was over; those that found the same, together."""
+    who: dict[str, list[int]] = {}
+    for rank in ranks:
+        for leak in rank.leaks:
+            who.setdefault(leak, []).append(rank.id.rank)
+    return [f"{fold(numbers)} {leak}" for leak, numbers in who.items()]
 
 
 def _changes_outcome(error: BaseException) -> bool:

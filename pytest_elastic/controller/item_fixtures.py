@@ -61,7 +61,7 @@ class ControllerFixtures:
     def _wait_for_ranks(self) -> None:
         # pytest finalizes a test's fixtures before it calls the test's own teardown, which waits as well.
         if self._launch is not None:
-            self._launch.wait_until(lambda: False)
+            self._launch.wait_until(self._launch.test_is_over)
 
     # --- for the ranks ---
 

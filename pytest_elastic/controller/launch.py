@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import pytest
@@ -17,11 +17,10 @@ import pytest
 from pytest_elastic import clock
 from pytest_elastic.controller.live import LiveLines
 from pytest_elastic.controller.peers import RankState
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
-from pytest_elastic.controller.serving import Fixtures
 from pytest_elastic.controller.supervisor import Supervisor
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.report.records import LaunchRecord
@@ -37,37 +36,43 @@ class Launch:
         server: The server that forks agents and ranks.
         write: Writes lines to the terminal while the launch runs.
         stream: What ranks write goes to the terminal as well as to their logs.
-        fixtures: The controller's fixtures, for ranks that run a test.
 
     Attributes:
         plan: What is run.
+        rests: Its ranks have run a test, and wait for another.
     """
 
     def __init__(
         self,
         plan: LaunchPlan,
         server: PreloadedServer,
-        fixtures: Fixtures | None = None,
         *,
         write: Callable[[str], None],
         stream: bool,
     ) -> None:
         self.plan: Final = plan
+        self.rests = False
+        self._last = not plan.kept
         self._live = LiveLines(write)
-        self._supervisor = Supervisor(plan, server, self._live, stream=stream, fixtures=fixtures)
+        self._supervisor = Supervisor(plan, server, self._live, stream=stream)
         name = f"elastic-{self._supervisor.name}"
         self._thread = threading.Thread(target=self._supervisor.run, name=name, daemon=True)
 
-    def start(self, over: Callable[[], object], *, held_open: bool = False) -> None:
+    def start(self, over: Callable[[], object], *, test: TestPlan | None = None, held_open: bool = False) -> None:
         """Start the agents. Returns at once.
 
         Args:
             over: Called once nothing is left of the launch.
+            test: What its ranks run first, if they run tests.
             held_open: Lost nodes do not end it before :meth:`let_end`: others may still be added.
         """
         self._supervisor.over = over
         self._supervisor.held_open = held_open
-        self._supervisor.start_clocks()
+        if test is not None:
+            self._last = test.order.kept == 0
+            self._supervisor.begin_test(test)
+        else:
+            self._supervisor.start_clocks()
         self._thread.start()
 
     def wait(self) -> LaunchRecord:
@@ -125,6 +130,64 @@ class Launch:
         self._supervisor.cancel(stacks=stacks)
         self._thread.join()
         self._live.show()
+
+    # --- ranks that run tests ---
+
+    def begin_test(self, test: TestPlan) -> None:
+        """Have ranks that rest run another test.
+
+        Raises:
+            ElasticError: The launch is over.
+        """
+        self._supervisor.actions.do(lambda: self._supervisor.begin_test(test))
+        self._last, self.rests = test.order.kept == 0, False
+
+    def wait_for_test(self) -> LaunchRecord:
+        """Wait until the ranks have run their test: those that are kept then rest, the others have ended.
+
+        One that has failed, or is not fit for another test, ends the launch.
+
+        Raises:
+            BaseException: As for :meth:`wait`.
+        """
+        if self._last:
+            return self.wait()
+        self.wait_until(lambda: self.test_is_over() or in_trouble(self.roster.last_world()))
+        with contextlib.suppress(ElasticError):  # it is over just now
+            if _fit(self.roster.last_world()) and self.test_is_over():
+                record = self._supervisor.actions.do(self._supervisor.rest)
+                self.rests = True
+                return record
+            if self.test_is_over():
+                self._ask_to_end(self.plan.timeout)
+        return self.wait()
+
+    def test_is_over(self) -> bool:
+        """Tell whether every rank has run its test, and is kept."""
+        ranks = self.roster.last_world()
+        return (
+            not self._last
+            and bool(ranks)
+            and len(ranks) == ranks[0].id.world_size
+            and all(rank.finished is not None and not rank.over() for rank in ranks)
+        )
+
+    def end(self, timeout: float | None) -> LaunchRecord:
+        """Have ranks that rest tear down what they have kept, and end.
+
+        Args:
+            timeout: Seconds until they are killed, or ``None``.
+
+        Raises:
+            BaseException: As for :meth:`wait`.
+        """
+        with contextlib.suppress(ElasticError):  # it is over already
+            self._ask_to_end(timeout)
+        return self.wait()
+
+    def _ask_to_end(self, timeout: float | None) -> None:
+        self._supervisor.actions.do(lambda: self._supervisor.no_more_tests(timeout))
+        self._last, self.rests = True, False
 
     # --- a launch that somebody holds a handle on ---
 
@@ -196,3 +259,23 @@ class Launch:
     def unsafe(self) -> str | None:
         """Why ranks cannot be forked from this server: no rank was started."""
         return self._supervisor.unsafe
+
+
+def in_trouble(ranks: Sequence[RankState]) -> bool:
+    """Tell whether one of the ranks has failed, or is gone before it has run its test."""
+    return any(rank.bad() or (rank.exited is not None and rank.finished is None) for rank in ranks)
+
+
+def anybody_skipped(ranks: Sequence[RankState]) -> bool:
+    """Tell whether one of the ranks has skipped its test."""
+    return any(_skipped(rank) for rank in ranks)
+
+
+def _skipped(rank: RankState) -> bool:
+    return any(report.outcome == "skipped" and not report.subtest for report in rank.reports)
+
+
+def _fit(ranks: Sequence[RankState]) -> bool:
+    """Tell whether ranks that have run their test may run another."""
+    alike = len({_skipped(rank) for rank in ranks}) == 1
+    return alike and not in_trouble(ranks) and not any(rank.finished and rank.finished.spoilt for rank in ranks)

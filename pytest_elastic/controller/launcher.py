@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
@@ -253,7 +254,13 @@ class ElasticLaunch:
                 raise ArgumentError(f"{source}(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
         # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
         given = {name: value for name, value in self._run.given.items() if name != "backend"}
-        return make_spec(source, settings, given)
+        spec = make_spec(source, settings, given)
+        if settings.get("isolation", "function") != "function":
+            raise ArgumentError(
+                f'{source}(isolation="{spec.isolation}"): a call has ranks of its own; leave it out, or mark the test '
+                "with elastic(isolation=)"
+            )
+        return replace(spec, isolation="function")
 
     def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
         __tracebackhide__ = True

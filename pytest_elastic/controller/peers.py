@@ -45,7 +45,30 @@ class RankState:
     closed_ns: int | None = None
     was_stopped: bool = False
     may_leave: bool = False
+    begun: tuple[int, int] = (0, 0)
+    leaks: tuple[str, ...] = ()
     writes_stacks: bool = False
+
+    def begin_test(self, directory: Path) -> None:
+        """Forget the last test, and take note of where the output of the next one begins."""
+        self.failed = self.finished = self.caught = None
+        self.leaks = ()
+        self.reports = []
+        self.begun = written_by(self.directory_in(directory))
+        if self.hello_ns is not None:
+            self.hello_ns = clock.monotonic_ns()
+
+    def has_written(self) -> bool:
+        """Tell whether the rank's test has written or logged anything by its last report."""
+        return any(report.written != self.begun or report.sections for report in self.reports)
+
+    def directory_in(self, directory: Path) -> Path:
+        """Return where the rank writes.
+
+        Args:
+            directory: Directory of the launch's output.
+        """
+        return directory / self.id.world / str(self.id.rank)
 
     def hold(self, pid: int) -> bool:
         """Take hold of the rank's process; return whether that is new."""
@@ -94,7 +117,9 @@ class RankState:
         """Return what is known, for the verdict."""
         return RankRecord(
             id=self.id,
-            directory=directory / self.id.world / str(self.id.rank),
+            directory=self.directory_in(directory),
+            begun=self.begun,
+            leaks=self.leaks,
             hello_ns=self.hello_ns,
             failed=self.failed,
             caught=self.caught,
@@ -106,6 +131,17 @@ class RankState:
             fault_signal=self.fault_signal,
             was_stopped=self.was_stopped,
         )
+
+
+def written_by(directory: Path) -> tuple[int, int]:
+    """Return how many bytes a rank has written to standard output and standard error."""
+    sizes = []
+    for stream in ("stdout", "stderr"):
+        try:
+            sizes.append((directory / f"{stream}.log").stat().st_size)
+        except OSError:
+            sizes.append(0)
+    return sizes[0], sizes[1]
 
 
 def kill_together(ranks: Collection[RankState]) -> None:

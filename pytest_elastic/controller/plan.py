@@ -5,12 +5,36 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_elastic import clock
 from pytest_elastic.faults import Fault
-from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder
+from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
 from pytest_elastic.report.records import Work
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.serving import Fixtures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestPlan:
+    """One test that the ranks of a launch run.
+
+    Attributes:
+        order: What ranks are told.
+        fixtures: The controller's fixtures.
+        timeout: Deadline in seconds from the beginning of the test, or ``None``.
+        name: Its name.
+        nodeid: Its node id.
+    """
+
+    __test__ = False
+
+    order: ItemOrder
+    fixtures: Fixtures
+    timeout: float | None
+    name: str
+    nodeid: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +59,8 @@ class LaunchPlan:
         function: Cloudpickled function with its arguments, or ``None``.
         command: Command line, or ``None``.
         script: The command is a ``.py`` script, which tells how it ended.
-        item: Test that ranks run, or ``None``.
+        session: How ranks that run tests make their pytest session, or ``None``.
+        kept: Ranks wait for another test when they have run one.
         modules: Name and file of the test modules that pytest has imported.
         inline: The agent runs in a thread of the pytest process.
         agent_error: Pickled exception that the agents raise instead of running, or ``None``.
@@ -62,7 +87,8 @@ class LaunchPlan:
     function: bytes | None = field(default=None, repr=False)
     command: tuple[str, ...] | None = None
     script: bool = False
-    item: ItemOrder | None = None
+    session: SessionOrder | None = None
+    kept: bool = False
     modules: dict[str, str] = field(default_factory=dict, repr=False)
     inline: bool = False
     agent_error: bytes | None = field(default=None, repr=False)
@@ -79,7 +105,7 @@ class LaunchPlan:
     @property
     def work(self) -> Work:
         """What the ranks run."""
-        if self.item is not None:
+        if self.session is not None:
             return "test"
         if self.command is None:
             return "function"
@@ -133,7 +159,7 @@ class LaunchPlan:
             backend=self.backend,
             devices=self.devices,
             function=self.function,
-            item=self.item,
+            session=self.session,
             modules=self.modules,
         )
 
@@ -157,7 +183,7 @@ class LaunchPlan:
             config=config,
             # A LaunchConfig may ask for a shorter time than ours, but not for torch's 30 s.
             grace=min(self.grace, config.get("shutdown_timeout", self.grace)),
-            exit_barrier=min(self.timeout, clock.LONG) if self.timeout is not None else clock.LONG,
+            exit_barrier=clock.LONG if self.timeout is None or self.kept else min(self.timeout, clock.LONG),
             agent_error=self.agent_error,
             store_port=store_port,
             store_fd=store_fd,

@@ -21,7 +21,7 @@ from pytest_elastic.controller.launch_config import fields_of
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import Fault
-from pytest_elastic.messages import ItemOrder
+from pytest_elastic.messages import SessionOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
@@ -45,7 +45,8 @@ class Request:
         source: Who asks, for errors.
         name: Name of the entry point.
         entry: The function or command; ``None`` for a test.
-        item: The test; ``None`` for a function or command.
+        session: How ranks make their pytest session; ``None`` for a function or command.
+        kept: Ranks run more than one test.
         agents: How many of the possible agents are started; ``None`` for the most.
         config: torch's own settings, in place of ours.
         rdzv_configs: Settings of the rendezvous backend.
@@ -59,7 +60,8 @@ class Request:
     source: str
     name: str
     entry: EntryPoint | None = None
-    item: ItemOrder | None = None
+    session: SessionOrder | None = None
+    kept: bool = False
     agents: int | None = None
     config: LaunchConfig | None = None
     rdzv_configs: Mapping[str, Any]
@@ -148,7 +150,8 @@ def make_plan(
         function=entry.function if entry is not None else None,
         command=entry.command if entry is not None else None,
         script=entry is not None and entry.script,
-        item=request.item,
+        session=request.session,
+        kept=request.kept,
         modules=dict(request.modules),
         inline=request.inline,
         agent_error=request.agent_error,

@@ -28,6 +28,17 @@ class Roster:
         self.warnings: list[RankWarned] = []
         self._ranks: dict[tuple[str, int], RankState] = {}
 
+    def begin_test(self, directory: Path) -> None:
+        """Forget the last test of ranks that are kept.
+
+        Args:
+            directory: Directory of the launch's output.
+        """
+        self.leftovers.clear()
+        self.warnings.clear()
+        for rank in self.ranks():
+            rank.begin_test(directory)
+
     def rank(self, id: RankId) -> RankState:  # noqa: A002 (the field's name)
         """Return a rank; it is added if nothing was heard of it before."""
         key = (id.world, id.rank)

@@ -18,9 +18,10 @@ from pytest_elastic.controller.copying import plugins_left_behind, pytest_variab
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
+from pytest_elastic.controller.kept import KeptGroups, Sharing
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.live import terminal_writer
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.reaping import Reaper
 from pytest_elastic.controller.server import (
@@ -39,11 +40,16 @@ from pytest_elastic.warning import ElasticWarning
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_elastic.controller.serving import Fixtures
-
 
 class ElasticRun:
-    """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed."""
+    """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed.
+
+    Attributes:
+        given: What options and ini keys set.
+        modules: Name and file of the test modules that pytest has imported.
+        kept: Ranks that are kept for more than one test.
+        untold: Lines about such ranks that no test has told yet.
+    """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
         self.given: Final = given
@@ -61,6 +67,11 @@ class ElasticRun:
         self._inline_turn = threading.Lock()
         self._unsafe: str | None = None
         self._untold: str | None = None
+        self.kept: Final = KeptGroups(self._remove)
+        self.untold: list[str] = []
+        self._removal: threading.Thread | None = None
+        self._occurrences: dict[pytest.Item, int] | None = None
+        self._orders: dict[tuple[str, ...], SessionOrder] = {}
         self._devices = Devices()
         self.modules: dict[str, str] = {}
         self._pytest_variables = pytest_variables()
@@ -96,6 +107,35 @@ class ElasticRun:
         # The ids of files outside of rootdir depend on what the arguments name: there all of that is collected.
         inside = all(Path(file).is_relative_to(self._config.rootpath) for file in files)
         return session_order(self._config, files if inside else None, self._pytest_variables)
+
+    def occurrence_of(self, item: pytest.Item) -> int:
+        """Return which one a test is, where several of the session share its id."""
+        if self._occurrences is None:
+            seen: dict[str, int] = {}
+            self._occurrences = {}
+            for other in item.session.items:
+                self._occurrences[other] = seen.get(other.nodeid, 0)
+                seen[other.nodeid] = self._occurrences[other] + 1
+        return self._occurrences.get(item, 0)
+
+    def rank_session(self, item: pytest.Item, *, everything: bool) -> SessionOrder:
+        """Return how the ranks of a test make their pytest session, where they find none.
+
+        Args:
+            item: The test.
+            everything: They may run tests of other files too.
+        """
+        files = self._files if everything and self._files else (str(item.path),)
+        if files not in self._orders:
+            self._orders[files] = self.session_order(files)
+        return self._orders[files]
+
+    def end_kept(self, session: pytest.Session) -> None:
+        """End the ranks that are kept between tests. What goes wrong fails the session: no test is left to tell it."""
+        for line in [*self.untold, *self.kept.end_all()]:
+            session.exitstatus = max(int(session.exitstatus), 1)
+            terminal_writer(self._config)(f"\nERROR {line}\n")
+        self.untold.clear()
 
     def warn_once(self, item: pytest.Item) -> None:
         """Say on the first test on ranks what the ranks' session cannot have."""
@@ -186,15 +226,50 @@ class ElasticRun:
             assert self._directory is not None
             return self._directory
 
-    def launch(self, plan: LaunchPlan, fixtures: Fixtures | None = None, *, held_open: bool = False) -> Launch:
+    def begin_test(self, spec: LaunchSpec, request: Request, test: TestPlan, sharing: Sharing | None) -> Launch:
+        """Have ranks run a test: fresh ones, or where it may share them such as wait for it."""
+        __tracebackhide__ = True
+        if sharing is None:
+            return self.launch(self.plan(spec, request, nodeid=test.nodeid), test)
+
+        def start() -> Launch:
+            name = f"kept-{test.nodeid.partition('::')[0]}" if spec.isolation == "module" else "kept"
+            return self.launch(self.plan(spec, replace(request, kept=True), nodeid=name), test)
+
+        launch, told = self.kept.begin(sharing, test, start)
+        self.untold += told
+        return launch
+
+    def end_test(self, launch: Launch) -> None:
+        """Take note that a test is done with its launch."""
+        if launch.plan.kept:
+            self.kept.release(launch)
+        else:
+            launch.close()
+            self._remove(launch)
+
+    def _remove(self, launch: Launch) -> None:
+        """Remove the files of a launch that is over, while the session goes on."""
+        self._join_removal()
+        self._removal = threading.Thread(
+            target=remove_run_directory, args=(launch.plan.scratch,), name="elastic-removal", daemon=True
+        )
+        self._removal.start()
+
+    def _join_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
+
+    def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
-        launch = self._start_launch(plan, fixtures, held_open)
+        launch = self._start_launch(plan, test, held_open)
         if plan.needs_safe_server and self._unsafe is None:
             launch.wait_until(lambda: launch.admitted)
             if launch.unsafe is not None:
                 launch.close()
                 self._unsafe = self._untold = launch.unsafe
-                launch = self._start_launch(plan, fixtures, held_open)
+                launch = self._start_launch(plan, test, held_open)
         return launch
 
     def unsafe_once(self) -> str | None:
@@ -207,15 +282,15 @@ class ElasticRun:
             "are forked before that and collect their test anew, which takes longer"
         )
 
-    def _start_launch(self, plan: LaunchPlan, fixtures: Fixtures | None, held_open: bool) -> Launch:
+    def _start_launch(self, plan: LaunchPlan, test: TestPlan | None, held_open: bool) -> Launch:
         __tracebackhide__ = True
         with ExitStack() as over:
             if plan.inline:
                 over.callback(self._take_turn(plan))
             server = self._server_for(plan)
             over.callback(server.leave)
-            launch = Launch(plan, server, fixtures, write=terminal_writer(self._config), stream=self.streams)
-            launch.start(over.pop_all().close, held_open=held_open)
+            launch = Launch(plan, server, write=terminal_writer(self._config), stream=self.streams)
+            launch.start(over.pop_all().close, test=test, held_open=held_open)
         return launch
 
     def _take_turn(self, plan: LaunchPlan) -> Callable[[], object]:
@@ -238,6 +313,8 @@ class ElasticRun:
         """End every process of the run and remove its directory."""
         if os.getpid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
+        self.kept.close()
+        self._join_removal()
         for server in (self._server, self._torch_only):
             if server is not None:
                 server.stop()

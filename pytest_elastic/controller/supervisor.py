@@ -22,17 +22,16 @@ from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState, kill_together
-from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
-from pytest_elastic.controller.serving import Fixtures
 from pytest_elastic.controller.stack_request import StackRequest, wrote_stacks
 from pytest_elastic.controller.store_host import StoreHost
 from pytest_elastic.controller.sweeping import sweep
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.forking import Task
-from pytest_elastic.messages import AgentHello, Go, RankHello
+from pytest_elastic.messages import AgentHello, Go, NoMoreTests, RankHello
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.spec import takes_late_nodes
 
@@ -49,7 +48,6 @@ class Supervisor:
         server: The server that forks agents and ranks.
         live: Lines on their way to the terminal.
         stream: What ranks write goes to the terminal as well as to their logs.
-        fixtures: The controller's fixtures, for ranks that run a test.
 
     Attributes:
         roster: Agents and ranks, and what each has told.
@@ -66,9 +64,7 @@ class Supervisor:
         held_open: Somebody may still add nodes.
     """
 
-    def __init__(
-        self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, *, stream: bool, fixtures: Fixtures | None
-    ) -> None:
+    def __init__(self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, *, stream: bool) -> None:
         self.plan: Final = plan
         self.name: Final = plan.scratch.name
         self.roster: Final = Roster()
@@ -98,7 +94,6 @@ class Supervisor:
             live,
             self._selector,
             self,
-            fixtures=fixtures,
             errand=self.errands.append,
             wake=self._reception.wake,
         )
@@ -117,6 +112,8 @@ class Supervisor:
         self._wants_stacks = False
         self._server_lost: str | None = None
         self._started_ns = 0
+        self._test: bytes | None = None
+        self._work_name = plan.name
 
     def cancel(self, *, stacks: bool) -> None:
         """Have the launch end; may be called from any thread.
@@ -138,9 +135,49 @@ class Supervisor:
         """Count the deadline from now on."""
         self._clocks.start(self.plan.timeout)
 
+    # --- for ranks that run tests ---
+
+    def begin_test(self, test: TestPlan) -> None:
+        """Have the ranks run a test; those that are still to come as well."""
+        self._started_ns = clock.monotonic_ns()
+        self._test = pickle.dumps(test.order)
+        self._work_name = test.name
+        self.roster.begin_test(self.plan.directory)
+        self._hearing.begin(test.nodeid, test.fixtures)
+        if test.order.kept == 0:
+            self._hearing.no_more_tests()
+        self._timeout = test.timeout
+        self._clocks.start(test.timeout)
+        self._tell_ranks(self._test)
+
+    def rest(self) -> LaunchRecord:
+        """Have the ranks wait for another test, without a deadline; return what they did in the last one."""
+        self._clocks.start(None)
+        return replace(self.make_record(), goes_on=True)
+
+    def no_more_tests(self, timeout: float | None) -> None:
+        """Have ranks that wait for a test end.
+
+        Args:
+            timeout: Deadline in seconds, or ``None``.
+        """
+        for rank in self.roster.ranks():
+            rank.finished = None
+        self._timeout = timeout
+        self._clocks.start(timeout)
+        self._hearing.no_more_tests()
+        self._tell_ranks(pickle.dumps(NoMoreTests()))
+
+    def _tell_ranks(self, frame: bytes) -> None:
+        for rank in self.roster.ranks():
+            if rank.peer is not None:
+                self._hearing.tell(rank.peer, frame)
+
+    # --- from start to end ---
+
     def run(self) -> None:
         """Run the launch from its start to its end, in a thread of its own."""
-        self._started_ns = clock.monotonic_ns()
+        self._started_ns = self._started_ns or clock.monotonic_ns()
         try:
             self._start_agents()
             while not self.roster.over():
@@ -292,6 +329,8 @@ class Supervisor:
             rank.kill()
         else:
             peer.send(Go())
+            if self._test is not None:
+                self._hearing.tell(peer, self._test)
 
     def hold(self, rank: RankState, pid: int) -> None:
         """Take hold of a rank's process, and be told of its end."""
@@ -426,7 +465,7 @@ class Supervisor:
         """Return what is known by now."""
         directory = self.plan.directory
         return LaunchRecord(
-            name=self.plan.name,
+            name=self._work_name,
             work=self.plan.work,
             timeout=self._timeout,
             timed_out=self._timed_out,

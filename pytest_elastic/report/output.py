@@ -56,7 +56,7 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
     before = [each for each in rank.reports if PHASES.index(phase(each.when)) < PHASES.index(when)]
     if not reports and phase_reached(rank) != when:
         return []
-    begin = before[-1].written if before else (0, 0)
+    begin = before[-1].written if before else rank.begun
     end = reports[-1].written if reports else (None, None)
     sections = []
     for number, stream in enumerate(("stdout", "stderr")):
@@ -64,7 +64,7 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
         if text.strip():
             sections.append((f"Captured {stream} {when} (rank {rank.id.rank})", text))
     seen: set[str] = set()
-    for name, text in load(reports[-1]).sections if reports else ():
+    for name, text in load(reports[-1]).sections if reports and reports[-1].sections else ():
         # The log's sections of earlier phases are in later reports too.
         if name.endswith(when) and name not in seen:
             seen.add(name)
@@ -74,6 +74,8 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
 
 def _read(file: Path, begin: int, end: int | None) -> str:
     """Read a part of a log; of much output the beginning and the end."""
+    if end is not None and end <= begin:
+        return ""
     try:
         with file.open("rb") as stream:
             size = (file.stat().st_size if end is None else end) - begin

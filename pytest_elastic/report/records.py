@@ -27,6 +27,8 @@ class RankRecord:
     Attributes:
         id: Which rank.
         directory: Where its output is.
+        begun: How much of that, of standard output and standard error, is of earlier tests.
+        leaks: What its test left changed, where it is kept for others.
         hello_ns: When it reported, or ``None`` if it never did.
         failed: Its own record of a failure.
         finished: Its own record of success.
@@ -41,6 +43,8 @@ class RankRecord:
 
     id: RankId
     directory: Path
+    begun: tuple[int, int] = (0, 0)
+    leaks: tuple[str, ...] = ()
     hello_ns: int | None = None
     failed: RankFailed | None = None
     finished: RankFinished | None = None
@@ -107,6 +111,7 @@ class LaunchRecord:
         cut_short: Whoever launched it ended it.
         split: Names of worlds that ran at the same time; empty if there were none.
         faults_left: Faults that were asked for and did not happen.
+        goes_on: The launch is not over: its ranks have run a test, and wait for another.
     """
 
     name: str
@@ -129,6 +134,7 @@ class LaunchRecord:
     cut_short: bool = False
     split: tuple[str, ...] = ()
     faults_left: tuple[str, ...] = ()
+    goes_on: bool = False
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -67,7 +67,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
         lines += tail_of("log of the preloaded server", record.server_words)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank in record.last_world():
-        stack = stacks.get(rank.id.rank, "")
+        stack = stacks.get(rank.id.rank, "") if rank.id.rank not in finished else ""
         doing = _doing(rank.id.rank in finished, rank.was_stopped, stack)
         groups[(doing, shown(stack))].append(rank.id.rank)
     for (doing, stack), ranks in groups.items():

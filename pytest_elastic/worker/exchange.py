@@ -38,15 +38,15 @@ class Exchange:
     Args:
         me: Which rank it is.
         outbox: Its connection.
-        shared: Directory that all ranks of the test have in common.
 
     Attributes:
+        shared: Directory that all ranks of the test have in common.
         period: Part of the test that is under way.
     """
 
-    def __init__(self, me: RankId, outbox: Outbox, shared: Path) -> None:
+    def __init__(self, me: RankId, outbox: Outbox) -> None:
         self.me: Final = me
-        self.shared: Final = shared
+        self.shared = Path()
         self.period: Period = "test"
         self._outbox = outbox
         self._owner = os.getpid()
@@ -54,6 +54,13 @@ class Exchange:
         self._number = 0
         self._rounds: Counter[Period] = Counter()
         self._calls: Counter[tuple[str, int]] = Counter()
+        self._interrupted = ""
+
+    def begin_test(self, shared: Path) -> None:
+        """Take note that another test begins. Calls of factories, which wider fixtures may hold, are counted on."""
+        self.shared = shared
+        self.period = "test"
+        self._rounds.clear()
         self._interrupted = ""
 
     def meet(self, what: str, value: object) -> list[Any]:

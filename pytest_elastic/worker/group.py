@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_elastic.accelerators import Accelerators
+from pytest_elastic.accelerators import CPU, Accelerators
 from pytest_elastic.messages import RankOrder
 from pytest_elastic.worker.device import device_of
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class DefaultGroup:
     """The group that the plugin makes for a launch, if any. It is left alone if the work makes its own.
 
-    Used as a context it is there while the block runs. After a failure it is left to the end of the process: peers may
-    be gone.
+    One of CPUs is there until its rank leaves the world: gloo takes 10 ms for each of its connections to close them in
+    order. After a failure any is: peers may be gone.
 
     Attributes:
         device: Device of this rank.
@@ -28,9 +28,13 @@ class DefaultGroup:
         self._accelerators = accelerators
         self._made = False
 
+    def is_there(self) -> bool:
+        """Tell whether the group was made here."""
+        return self._made
+
     def make(self) -> None:
-        """Initialise the group that ``backend=`` names; without one there is nothing to do."""
-        if self._backend is not None:
+        """Initialise the group that ``backend=`` names, once; without one there is nothing to do."""
+        if self._backend is not None and not self._made:
             self._make(self._backend)
 
     def need(self) -> Any:
@@ -40,8 +44,8 @@ class DefaultGroup:
         return self._accelerators.group()
 
     def end(self) -> None:
-        """Destroy the group if it was made here."""
-        if self._made:
+        """Destroy the group if it was made here, and is one of accelerators."""
+        if self._made and self.device.type != CPU:
             self._accelerators.end_group()
 
     def _make(self, backend: str) -> None:

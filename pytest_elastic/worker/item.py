@@ -1,9 +1,10 @@
-"""Run one test in a rank, by pytest's own protocol."""
+"""Run tests in a rank, by pytest's own protocol: one, or as many as the controller says."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +13,188 @@ import pytest
 from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
-from pytest_elastic.messages import ItemOrder, RankOrder
+from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
-from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
-from pytest_elastic.worker.services import attach
-from pytest_elastic.worker.session import find_item
-from pytest_elastic.worker.stopping import Stop
+from pytest_elastic.worker.leaks import Leaks, LeakWatch
+from pytest_elastic.worker.rendezvous import forget_stores
+from pytest_elastic.worker.services import begin_test
+from pytest_elastic.worker.session import RankSession, find_item
+from pytest_elastic.worker.stopping import RankStopped, Stop
+from pytest_elastic.worker.surroundings import apply_seed
 
 
-def run_item(order: RankOrder, wanted: ItemOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
-    """Run the test; return the exit code of the rank."""
-    stop = Stop()
-    group = DefaultGroup(order, TorchAccelerators())
-    runner = ItemRunner(me, outbox, group, stop)
-    try:
-        config, item = _find(wanted)
-        config.stash[ROLE] = "rank"
-        config.stash[RANK] = me.id
-        config.stash[GROUP] = group
-        basetemp = Path(wanted.basetemp)
-        basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
-        compat.set_basetemp(config, basetemp / str(me.id.rank))
-        compat.capture_nothing(config)
-        _leave_xfail_to_controller(item)
-        attach(config, me.id, outbox, basetemp)
-        config.pluginmanager.register(runner, "elastic-runner")
-        config.pluginmanager.register(GroupBeforeFixtures(group), "elastic-group")
-        if wanted.live_log:
-            compat.show_live_log_by(config, runner.show_live_log)
-        stop.listen(stacks)
-        config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-        compat.stop_capture(config)
-    except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
+def run_tests(order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
+    """Run the test that the controller names, and further ones as long as it names any; return the exit code."""
+    tests = RankTests(order, session, me, outbox, stacks)
+    wanted: ItemOrder | NoMoreTests = outbox.receive()
+    while isinstance(wanted, ItemOrder):
+        started_ns = clock.monotonic_ns()
+        if tests.run(wanted) != 0:
+            return 1
+        if wanted.kept == 0:
+            return 0
+        leaks = tests.leaks()
+        outbox.send(
+            RankFinished(
+                id=me.id,
+                time_ns=clock.monotonic_ns(),
+                started_ns=started_ns,
+                value=None,
+                leftovers=(),
+                leaks=leaks.told,
+                spoilt=leaks.spoilt,
+            )
+        )
+        wanted = tests.wait_for_next()
+    return tests.end()
+
+
+class RankTests:
+    """The tests of one rank.
+
+    Args:
+        order: What the rank was told.
+        session: How to make the pytest session, where the server has none.
+        me: Who it is.
+        outbox: Its connection.
+        stacks: Descriptor to which it writes its stacks.
+    """
+
+    def __init__(self, order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int) -> None:
+        self._order = session
+        self._me = me
+        self._outbox = outbox
+        self._stacks = stacks
+        self._stop = Stop()
+        self._accelerators = TorchAccelerators()
+        self._group = DefaultGroup(order, self._accelerators)
+        self._session: RankSession | None = None
+
+    def run(self, wanted: ItemOrder) -> int:
+        """Run one test; return 0 if it did not fail."""
+        try:
+            session, item = self._find(wanted)
+            if wanted.master_port:
+                self._move_master(session, wanted.master_port)
+            apply_seed(wanted.seed)
+            basetemp = Path(wanted.basetemp)
+            basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
+            compat.set_basetemp(item.config, basetemp / str(self._me.id.rank))
+            compat.capture_nothing(item.config)
+            _leave_xfail_to_controller(item)
+            begin_test(item.config, basetemp)
+            runner = session.plugins.runner
+            runner.kept = wanted.kept
+            self._stop.listen(self._stacks)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            compat.stop_capture(item.config)
+        except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
+            self._tell(error)
+            self._tear_down(_pass_over)  # what went wrong first is told
+            return 1
+        if runner.failed:
+            self._tear_down(_print)
+        if runner.failed or wanted.kept == 0:
+            self._stop.obey()
+        return 1 if runner.failed else 0
+
+    def leaks(self) -> Leaks:
+        """Tell what the test has left changed."""
+        assert self._session is not None
+        return self._session.plugins.watch.look()
+
+    def wait_for_next(self) -> ItemOrder | NoMoreTests:
+        """Wait for the next test. A rank that is told to end meanwhile tears down what it has kept, and ends."""
+        try:
+            with self._stop.possible():
+                wanted: ItemOrder | NoMoreTests = self._outbox.receive()
+                return wanted
+        except RankStopped:
+            self._tear_down(_print)
+            self._stop.obey()
+            raise
+        except (OSError, EOFError):
+            os._exit(1)  # the controller is gone
+
+    def end(self) -> int:
+        """Tear down what was kept; return 0 if that did not fail."""
+        try:
+            assert self._session is not None
+            compat.tear_down_everything(self._session.session)
+            self._group.end()
+        except BaseException as error:  # noqa: BLE001 (whatever a fixture raises)
+            self._tell(error)
+            return 1
+        self._stop.obey()
+        return 0
+
+    def _tell(self, error: BaseException) -> None:
         skip = frames_above_the_work(error)
-        outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=skip))
-        if runner.session is not None:
-            with contextlib.suppress(Exception):  # what went wrong first is told
-                compat.tear_down_everything(runner.session)
-        return 1
-    stop.obey()
-    return 1 if runner.failed else 0
+        failed = describe(self._me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=skip)
+        self._outbox.send(failed)
+
+    def _tear_down(self, take: Callable[[], object]) -> None:
+        """Tear down whatever is still set up, in a rank that ends."""
+        if self._session is not None:
+            try:
+                compat.tear_down_everything(self._session.session)
+            except BaseException:  # noqa: BLE001 (whatever a fixture raises)
+                take()
+
+    def _find(self, wanted: ItemOrder) -> tuple[RankSession, pytest.Item]:
+        state = server_state.state
+        usable = state is not None and state.session is not None and state.session.unsafe is None
+        there = self._session or (state.session if state is not None and usable else None)
+        session, item = find_item(wanted, self._order, there)
+        if session is not self._session:
+            if self._session is not None:
+                compat.tear_down_everything(self._session.session)
+            self._session = session
+            self._prepare(session, wanted)
+        return session, item
+
+    def _prepare(self, session: RankSession, wanted: ItemOrder) -> None:
+        """Make a pytest session this rank's own."""
+        config = session.config
+        config.stash[ROLE] = "rank"
+        config.stash[RANK] = self._me.id
+        config.stash[GROUP] = self._group
+        plugins = session.plugins
+        plugins.progress.bind(config, self._me.id, self._outbox)
+        plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
+        plugins.group.make = self._group.make
+        if wanted.kept:
+            plugins.group.make = lambda: self._make_group(plugins.watch)
+            plugins.watch.begin(self._accelerators.group)
+        if wanted.live_log:
+            compat.show_live_log_by(config, plugins.runner.show_live_log)
+
+    def _make_group(self, watch: LeakWatch) -> None:
+        """Make the process group that is kept, if it is not there yet."""
+        __tracebackhide__ = True
+        if not self._group.is_there():
+            watch.own(self._group.make)
+
+    def _move_master(self, session: RankSession, port: int) -> None:
+        """Have groups that a test makes find each other anew, whatever those of the last test did."""
+        forget_stores()
+
+        def set_port() -> None:
+            os.environ["MASTER_PORT"] = str(port)
+
+        session.plugins.watch.own(set_port)
 
 
-def _find(wanted: ItemOrder) -> tuple[pytest.Config, pytest.Item]:
-    state = server_state.state
-    usable = state is not None and state.session is not None and state.session.unsafe is None
-    session, item = find_item(wanted, state.session if state is not None and usable else None)
-    return session.config, item
+def _print() -> None:
+    traceback.print_exc()
+
+
+def _pass_over() -> None:
+    pass
 
 
 def _leave_xfail_to_controller(item: pytest.Item) -> None:

@@ -46,6 +46,14 @@ def _read_order(fd: int) -> Any:
     return pickle.loads(data)
 
 
+def _import_what_ranks_need() -> None:
+    """Import what each rank would import when it runs a test."""
+    import pytest_elastic.worker.item  # noqa: F401
+
+    if "numpy" in sys.modules:
+        import numpy.random  # noqa: F401 (numpy imports it when it is first used: every rank is seeded)
+
+
 def _load() -> None:
     parent, order_fd, answer_fd, tracker_file, early = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
     kernel.die_with_parent(parent)
@@ -77,6 +85,7 @@ def _load() -> None:
 
             state.session = RankSession.collect(order.session)
             state.unsafe = state.session.unsafe
+            _import_what_ranks_need()
         if order.sys_path is not None:
             sys.path[:] = order.sys_path
         os.environ.update(order.environ)

@@ -7,12 +7,12 @@ import os
 import pickle
 import sys
 import traceback
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
-from pytest_elastic.messages import RankFinished, RankOrder
+from pytest_elastic.messages import Leave, RankFinished, RankOrder
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.device import select_device
 from pytest_elastic.worker.failure import describe
@@ -28,6 +28,9 @@ from pytest_elastic.worker.surroundings import (
     apply_to_torch,
     line_buffered_output,
 )
+
+_TOGETHER: Final = 0.05
+"""Seconds that a rank waits for the others to be done as well."""
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def main() -> None:
         raise
     if os.getpid() != pid:
         os._exit(0)  # A child that the work forked and that came back here: only its parent is the rank.
-    _leave_world(me, outbox)
+    _leave_world(me, outbox, forked=forked)
 
 
 def _work(
@@ -80,12 +83,11 @@ def _work(
         stop_reverse_lookups()
     select_device(order, TorchAccelerators())
     prepare_rendezvous()
-    apply_seed(order.seed)
     started_ns = clock.monotonic_ns()
-    if order.item is not None:
-        from pytest_elastic.worker.item import run_item
+    if order.session is not None:
+        from pytest_elastic.worker.item import run_tests
 
-        exit.code = run_item(order, order.item, me, outbox, stacks)
+        exit.code = run_tests(order, order.session, me, outbox, stacks)
         exit.told = True
         value = None
         if exit.code != 0:
@@ -94,6 +96,7 @@ def _work(
                 exit.at_once()
             sys.exit(exit.code)
     else:
+        apply_seed(order.seed)
         value = _run_function(order, me, outbox, exit)
     outbox.send(
         RankFinished(
@@ -107,18 +110,25 @@ def _work(
     exit.code = 0
 
 
-def _leave_world(me: Identity, outbox: Outbox) -> None:
-    """End the process group, and on rank 0 wait for the other ranks: it hosts the store of their world.
+def _leave_world(me: Identity, outbox: Outbox, *, forked: bool) -> None:
+    """End the process group, unless all ranks leave together; on rank 0, which hosts the store, wait for the others.
 
     torch keeps a worker that has returned until all workers of its node have. A rank that still waits for this one in
     a collective must see that it has left.
     """
+    leave: Leave | None = Leave(together=True) if me.id.world_size == 1 else None
+    with contextlib.suppress(OSError, EOFError):  # the controller is gone, or a test closed the connection
+        if forked and leave is None and outbox.hears_within(_TOGETHER):
+            leave = outbox.receive()
+    # A forked process ends without destructors, which a group that was not destroyed might not survive.
+    if forked and leave is not None and leave.together:
+        return
     dist = sys.modules["torch.distributed"]
     with contextlib.suppress(Exception):  # a group that is broken already ends with the process
         if dist.is_initialized():
             dist.destroy_process_group()
-    if me.id.rank == 0 and me.id.world_size > 1:
-        with contextlib.suppress(OSError, EOFError):  # the controller is gone, or a test closed the connection
+    if me.id.rank == 0 and leave is None:
+        with contextlib.suppress(OSError, EOFError):
             outbox.receive()
 
 

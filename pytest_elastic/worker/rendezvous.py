@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import select
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -22,8 +23,20 @@ from urllib.parse import parse_qs, urlparse
 from pytest_elastic import clock
 
 _INTERVAL: Final = 0.001
-_LISTEN: Final = "0A"
 _LOOPBACK: Final = ("127.0.0.1", "localhost")
+
+
+_stores: Final[list[dict[str, Any]]] = []
+"""What rank 0 keeps, of each scheme by port."""
+
+
+def forget_stores() -> None:
+    """Let go of the stores that rank 0 has kept, for a process whose MASTER_PORT is another from now on.
+
+    A group that still uses one of them keeps it.
+    """
+    for kept in _stores:
+        kept.clear()
 
 
 def prepare_rendezvous() -> None:
@@ -38,6 +51,7 @@ def prepare_rendezvous() -> None:
 def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     groups: Counter[str] = Counter()
     kept: dict[str, Any] = {}
+    _stores.append(kept)
 
     def rendezvous(url: str, timeout: timedelta = timedelta(minutes=30), **kwargs: Any) -> Iterator[Any]:
         from torch.distributed import PrefixStore
@@ -74,15 +88,15 @@ def wait_for_port(port: int, timeout: float) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Tell whether a process of this machine listens on a TCP port (Linux; true where that cannot be told)."""
-    wanted = f":{port:04X}"
-    for table in ("/proc/net/tcp6", "/proc/net/tcp"):
+    """Tell whether a process of this machine listens on a TCP port; true where that cannot be told.
+
+    A socket that allows its address to be used again can be bound beside others of the kind, which torch's stores are,
+    until one of them listens. The system's tables of connections tell the same, after a thousand times as long.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            with open(table) as file:
-                for line in file:
-                    words = line.split()
-                    if words[1].endswith(wanted) and words[3] == _LISTEN:
-                        return True
+            probe.bind((_LOOPBACK[0], port))
         except OSError:
             return True
     return False

@@ -8,7 +8,7 @@ import pickle
 import sys
 import unittest
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,67 +29,105 @@ _EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
 class GroupBeforeFixtures:
     """Makes the process group before the fixtures, within what other plugins wrap around the phase.
 
-    Args:
-        group: The group.
+    Attributes:
+        make: Makes the group.
     """
 
-    def __init__(self, group: DefaultGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
+        self.make: Callable[[], object] = lambda: None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Make the group."""
         __tracebackhide__ = True
-        self._group.make()
+        self.make()
+
+
+class _NextTest(pytest.Item):
+    """Stands for the next test of this rank, of which only is known what it shares with the one that runs."""
+
+    runner: ItemRunner
+
+    def listchain(self) -> list[Any]:
+        """Return what is to stay set up; nothing does in a rank that ends because it has failed."""
+        return [] if self.runner.failed else super().listchain()
+
+    def runtest(self) -> None:
+        """Do nothing: it is never run."""
 
 
 class ItemRunner:
-    """Runs the item's phases, with the process group around them, and ships the reports.
+    """Runs the phases of tests, with the process group around them, and ships the reports.
 
     Attributes:
         failed: A report was a failure.
+        kept: How many of the collectors around the test stay set up after it.
         session: The session of the test, once it has begun.
     """
 
-    def __init__(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+    _me: Identity
+    _outbox: Outbox
+    _group: DefaultGroup
+    _stop: Stop
+
+    def __init__(self) -> None:
         self.failed = False
-        self._me = me
-        self._outbox = outbox
-        self._group = group
-        self._stop = stop
+        self.kept = 0
         self._stopped = False
         self._in_phase = False
         self.session: pytest.Session | None = None
         self._caught: BaseException | None = None
         self._caught_ns = 0
 
+    def bind(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+        """Make this the runner of a rank.
+
+        Args:
+            me: Which rank it is.
+            outbox: Its connection.
+            group: Its default process group.
+            stop: The wish to end it.
+        """
+        self._me, self._outbox, self._group, self._stop = me, outbox, group, stop
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
         """Run the three phases; logstart and logfinish are the controller's."""
         self.session = item.session
-        compat.runtestprotocol(item, log=True, nextitem=None)
+        compat.runtestprotocol(item, log=True, nextitem=self._next_after(item))
         return True
+
+    def _next_after(self, item: pytest.Item) -> pytest.Item | None:
+        if self.kept == 0:
+            return None
+        parent: Any = item.listchain()[self.kept - 1]
+        following = _NextTest.from_parent(parent, name="following")
+        following.runner = self
+        return following
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
         """Let the fixtures be stopped."""
+        __tracebackhide__ = True
         with self._phase(), self._stop.possible():
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
         """Let the test be stopped."""
+        __tracebackhide__ = True
         with self._phase(), self._stop.possible():
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        """End the process group after the fixtures; after a failure it ends with the process, as peers may be gone."""
+        """End the process group after the fixtures, unless it is kept; after a failure it ends with the process."""
+        __tracebackhide__ = True
         with self._phase():
             try:
                 yield
             finally:
-                if not self.failed:
+                if not self.failed and self.kept == 0:
                     self._group.end()
 
     @contextmanager
@@ -147,6 +185,7 @@ class ItemRunner:
                 outcome=report.outcome,
                 written=_written(self._me.directory),
                 report=data,
+                sections=bool(report.sections),
                 dropped=dropped,
                 exception=pickled(caught) if caught is not None and not self._stopped else None,
                 type=type_name(caught) if caught is not None else "",

@@ -45,33 +45,49 @@ def _fetch(definition: Any, *, factory: bool) -> Callable[[pytest.FixtureRequest
     return fetch
 
 
-def attach(config: pytest.Config, me: RankId, outbox: Outbox, basetemp: Path) -> None:
-    """Connect a rank's session with the controller, before its test runs."""
-    exchange = config.stash[EXCHANGE] = Exchange(me, outbox, basetemp / "shared")
-    config.pluginmanager.register(_Progress(exchange), "elastic-progress")
+def begin_test(config: pytest.Config, basetemp: Path) -> None:
+    """Begin anew with what is counted for each test.
+
+    Args:
+        config: The session.
+        basetemp: Directory in which the ranks of the test have their temporary ones.
+    """
+    config.stash[EXCHANGE].begin_test(basetemp / "shared")
 
 
-class _Progress:
+class Progress:
     """Tells the controller when this rank's set-up and call are over: others may wait for a call of its."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    _exchange: Exchange
+
+    def __init__(self) -> None:
         self._in_phase = False
+
+    def bind(self, config: pytest.Config, me: RankId, outbox: Outbox) -> None:
+        """Connect a rank's session with the controller, before its first test runs."""
+        self._exchange = config.stash[EXCHANGE] = Exchange(me, outbox)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Take note of the phase."""
+        __tracebackhide__ = True
         return (yield from self._phase())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """Take note of the phase."""
+        __tracebackhide__ = True
         return (yield from self._phase())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        """Take note of the phase; calls in it are counted anew."""
+        __tracebackhide__ = True
         self._exchange.period = "teardown"
         return (yield from self._phase())
 
     def _phase(self) -> Generator[None, None, None]:
+        __tracebackhide__ = True
         self._in_phase = True
         try:
             return (yield)
@@ -82,6 +98,7 @@ class _Progress:
     def pytest_runtest_makereport(
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell that the test is over."""
         # Within a phase the report is that of a subtest, after which the test goes on.
         if not self._in_phase and call.when in ("setup", "call"):
             if call.excinfo is not None:

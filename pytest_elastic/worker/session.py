@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -18,7 +18,9 @@ from pytest_elastic.messages import ItemOrder, SessionOrder
 from pytest_elastic.roles import Role
 from pytest_elastic.worker.collecting import Collecting
 from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
-from pytest_elastic.worker.services import leave_to_controller
+from pytest_elastic.worker.leaks import LeakWatch
+from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
+from pytest_elastic.worker.services import Progress, leave_to_controller
 
 _MOST_IDS = 5
 
@@ -27,21 +29,43 @@ class CollectionError(Exception):
     """A test is not in the session that ranks have; its text says why."""
 
 
+class RankPlugins:
+    """The plugins by which a rank runs tests.
+
+    They are registered when the session is made, which the server does once: registering takes longer than a test.
+    """
+
+    def __init__(self) -> None:
+        self.progress: Final = Progress()
+        self.runner: Final = ItemRunner()
+        self.group: Final = GroupBeforeFixtures()
+        self.watch: Final = LeakWatch()
+
+    def register(self, config: pytest.Config) -> None:
+        """Make them known to a session. Those that are last come around all others."""
+        for name, plugin in vars(self).items():
+            config.pluginmanager.register(plugin, f"elastic-{name}")
+
+
 class RankSession:
     """A configured and collected pytest session.
 
     Attributes:
         config: Its configuration.
         session: pytest's session object.
+        plugins: What is to run its tests, in a rank.
         unsafe: Why ranks must not be forked from this process, or ``None``.
     """
 
     def __init__(self, config: pytest.Config, session: pytest.Session, collecting: Collecting) -> None:
         self.config = config
         self.session = session
+        self.plugins = RankPlugins()
+        self.plugins.register(config)
         self.unsafe = collecting.unsafe
         self._failures = collecting.failures
         self._found = collecting.found
+        self._indexes: dict[int, dict[str, list[pytest.Item]]] = {}
 
     @classmethod
     def collect(cls, order: SessionOrder, *, role: Role = "server") -> RankSession:
@@ -87,7 +111,7 @@ class RankSession:
         if getattr(self.config.option, "loadgroup", False):
             ids.append(nodeid.rpartition("@")[0])  # pytest-xdist adds the group, in its workers only
         for items in (self.session.items, self._found):
-            same = [item for item in items if item.nodeid in ids]
+            same = [item for each in ids for item in self._by_id(items).get(each, ())]
             if occurrence < len(same):
                 return same[occurrence]
         for collector, text in self._failures.items():
@@ -96,6 +120,13 @@ class RankSession:
         if same:
             raise CollectionError(f"the ranks' session has {nodeid} {len(same)} times only, not {occurrence + 1} times")
         raise CollectionError(f"the ranks' session has no test {nodeid}; {self._near(nodeid)}")
+
+    def _by_id(self, items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
+        if id(items) not in self._indexes:
+            index = self._indexes[id(items)] = {}
+            for item in items:
+                index.setdefault(item.nodeid, []).append(item)
+        return self._indexes[id(items)]
 
     def _near(self, nodeid: str) -> str:
         """Say what is here in the place of a test that is not."""
@@ -117,7 +148,7 @@ class RankSession:
                 del sys.modules[name]
 
 
-def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSession, pytest.Item]:
+def find_item(wanted: ItemOrder, order: SessionOrder, preloaded: RankSession | None) -> tuple[RankSession, pytest.Item]:
     """Return a rank's test, and the session that it is in.
 
     A test that is not in the session that is there is looked for in one that is collected anew, as the controller's
@@ -125,17 +156,18 @@ def find_item(wanted: ItemOrder, preloaded: RankSession | None) -> tuple[RankSes
 
     Args:
         wanted: Which test.
+        order: How to make the session.
         preloaded: The server's session, or ``None`` in a rank that has to make its own.
 
     Raises:
         CollectionError: It is nowhere; the text says why.
     """
-    session = preloaded or RankSession.collect(wanted.session, role="rank")
+    session = preloaded or RankSession.collect(order, role="rank")
     try:
         return session, session.find(wanted.nodeid, wanted.occurrence)
     except CollectionError as error:
         missing = error
-    everything = replace(wanted.session, files=None)
+    everything = replace(order, files=None)
     for again in (False, True):
         if again:
             # Importing a module twice may go wrong where it registers something: the last resort.

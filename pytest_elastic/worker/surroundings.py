@@ -12,10 +12,12 @@ from pytest_elastic.worker.identity import Identity
 
 def apply_environment(order: RankOrder, me: Identity) -> None:
     """Replace ``os.environ`` by the launching test's, with what torch's agent set for this rank on top."""
-    own = {key: os.environ[key] for key in me.keys if key in os.environ}
-    os.environ.clear()
-    os.environ.update(order.environ)
-    os.environ.update(own)
+    kept = {key: os.environ[key] for key in me.keys if key in os.environ}
+    wanted = order.environ | kept
+    for key in [key for key in os.environ if key not in wanted]:
+        del os.environ[key]
+    # Most are as they were when the server started, and to set one takes a while.
+    os.environ.update({key: value for key, value in wanted.items() if os.environ.get(key) != value})
     # All nodes are on this machine, of which torch's agents do not know: the devices of other nodes are left to them.
     if order.devices.variable:
         os.environ[order.devices.variable] = order.devices.visible[me.id.rank]
@@ -51,7 +53,11 @@ def apply_seed(seed: int | None) -> None:
     import torch
 
     random.seed(seed)
-    if seed is None:
+    if torch.accelerator.current_accelerator() is None:
+        # torch.manual_seed also seeds devices to come, for which it notes where it was called from: that takes longer
+        # than all the rest.
+        torch.default_generator.seed() if seed is None else torch.default_generator.manual_seed(seed)
+    elif seed is None:
         torch.seed()
     else:
         torch.manual_seed(seed)

@@ -372,6 +372,14 @@ def test_a_wrong_value(elastic_launch: ElasticLaunch, name: str, value: Any) -> 
     assert WRONG[name][1] in text
 
 
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_a_call_shares_no_ranks(elastic_launch: ElasticLaunch, scope: str) -> None:
+    assert refused(elastic_launch, isolation=scope) == (
+        f'elastic_launch(isolation="{scope}"): a call has ranks of its own; leave it out, or mark the test with '
+        "elastic(isolation=)"
+    )
+
+
 @pytest.mark.parametrize("agents", [0, -1, 3, "2", 1.0, True], ids=shown)
 def test_a_wrong_number_of_agents(elastic_launch: ElasticLaunch, agents: Any) -> None:
     text = refused(elastic_launch, nnodes="1:2", agents=agents)
@@ -565,6 +573,7 @@ WRONG_TEXT = {
     "grace": "0",
     "show_output": "some",
     "strict": "perhaps",
+    "group": "perhaps",
     "controller_fixtures": "no-name",
     "spawn": "fork",
     "preload": "no-name",

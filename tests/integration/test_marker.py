@@ -225,7 +225,7 @@ def test_positional(): pass
 def test_unknown(): pass
 @pytest.mark.elastic(nproc=0)
 def test_zero(): pass
-@pytest.mark.elastic(nproc=2, isolation="module")
+@pytest.mark.elastic(nproc=2, isolation="later")
 def test_later(): pass
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_good(rank): pass
@@ -239,7 +239,7 @@ def test_plain(): pass
             "marker elastic takes keywords only, got 4; allowed are nproc, *",
             "marker elastic has no argument 'nprocs' (did you mean nproc?); allowed are nproc, *",
             "marker elastic(nproc=): got 0, expected an int >= 1, *",
-            "marker elastic(isolation=): got 'module', expected *",
+            "marker elastic(isolation=): got 'later', expected *",
         ]
     )
 

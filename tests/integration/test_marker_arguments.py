@@ -111,7 +111,7 @@ def test_rank(rank): pass
 def test_word(): pass
 @elastic(nproc=2, device="tpu")
 def test_device(): pass
-@elastic(nproc=2, isolation="session")
+@elastic(nproc=2, isolation="class")
 def test_isolation(): pass
 @elastic(nproc=[2], timeout=60)
 def test_good(rank): pass

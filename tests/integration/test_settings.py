@@ -88,7 +88,7 @@ def test_too_few_accelerators_are_a_skip_with_the_count_and_with_strict_a_failur
 
 def test_help_lists_every_option_and_ini_key(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_subprocess("--help").stdout.str()
-    for name in ("nproc", "timeout", "backend", "device", "start-method", "isolation", "strict", "log-dir"):
+    for name in ("nproc", "timeout", "backend", "device", "start-method", "isolation", "group", "strict", "log-dir"):
         assert f"--elastic-{name}" in text
     for name in ("nproc", "nnodes", "max_restarts", "rdzv_backend", "env", "seed", "grace"):
         assert f"elastic_{name}" in text

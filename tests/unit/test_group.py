@@ -85,7 +85,8 @@ def test_a_backend_is_a_group_around_the_work(backend: str, kind: str, made: str
     group = DefaultGroup(order(backend, kind), torch)
     with group:
         assert group.need() == torch.current
-    assert torch.done == [made, "end"]
+    # One of CPUs ends with its rank, which leaves the world when all others are done as well.
+    assert torch.done == ([made] if kind == "cpu" else [made, "end"])
 
 
 def test_without_a_backend_a_group_is_made_when_it_is_needed() -> None:

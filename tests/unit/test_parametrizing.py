@@ -335,8 +335,21 @@ def test_the_mark_wins_over_the_command_line_and_that_over_the_ini_file(pytester
 
 
 @pytest.mark.parametrize("scope", ["module", "session"])
-def test_isolation_that_does_not_exist_yet_is_refused(pytester: pytest.Pytester, scope: str) -> None:
-    launches = collect(pytester, f"@elastic(nproc=2, isolation='{scope}')\ndef test_it(): pass\n")
-    assert launches == {
-        "test_it": f"marker elastic(isolation=): got '{scope}', expected {SETTINGS['isolation'].allowed}"
-    }
+@pytest.mark.parametrize("unfit", ["max_restarts=1", 'nnodes="1:2"', "faults=[KillRank(0)]"])
+def test_what_ranks_that_are_kept_cannot_have(pytester: pytest.Pytester, scope: str, unfit: str) -> None:
+    source = f"""
+from pytest_elastic import KillRank
+@elastic(isolation="{scope}", {unfit})
+def test_mark(): pass
+@elastic({unfit})
+def test_option(): pass
+@elastic()
+def test_other(): pass
+"""
+    launches = collect(pytester, source, f"--elastic-isolation={scope}", "--elastic-nproc=2")
+    assert launches["test_mark"] == (
+        f'marker elastic(isolation="{scope}"): ranks that are kept for other tests cannot have '
+        f'{unfit.partition("=[")[0]}; use isolation="function"'
+    )
+    # An option means the tests that can.
+    assert [getattr(launches[name], "isolation", None) for name in ("test_option", "test_other")] == ["function", scope]

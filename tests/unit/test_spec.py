@@ -65,7 +65,7 @@ BAD: list[tuple[str, Any]] = [
     ("max_restarts", -1),
     ("max_restarts", "1"),
     ("rdzv_backend", "zookeeper"),
-    ("isolation", "module"),
+    ("isolation", "class"),
     ("start_method", "fork"),
     ("env", {"A": 1}),
     ("env", ["A=1"]),

@@ -1,0 +1,243 @@
+"""Ranks that are kept for more than one test (``isolation="module"`` and ``"session"``): which test gets which.
+
+Ranks are shared by tests that ask for the same launch in the same surroundings. Where anything differs, a test gets
+others; whatever went wrong with some ends them, and the next test begins with fresh ones.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_elastic.controller.launch import Launch
+from pytest_elastic.controller.plan import TestPlan
+from pytest_elastic.detection import arguments_of
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.options import Given
+from pytest_elastic.parametrizing import spec_of
+from pytest_elastic.report.verdict import judge
+from pytest_elastic.spec import LaunchSpec
+
+if TYPE_CHECKING:
+    from pytest_elastic.report.records import LaunchRecord
+
+_MOST: Final = 4
+"""Groups of ranks that wait at a time; each rank takes memory."""
+_LAST: Final[pytest.StashKey[dict[Sharing, pytest.Item]]] = pytest.StashKey()
+_PYTESTS_OWN: Final = "PYTEST_CURRENT_TEST"
+
+Sharing = tuple[object, ...]
+"""Equal for tests that may share ranks, as far as their marks tell."""
+
+
+def sharing_of(item: pytest.Item, spec: LaunchSpec, rdzv_configs: Mapping[str, Any]) -> Sharing | None:
+    """Return what tells whether two tests may share ranks; ``None`` for one that shares none."""
+    if spec.isolation == "function":
+        return None
+    scope = ""
+    if spec.isolation == "module":
+        file = _file_of(item)
+        if file is None:
+            return None
+        scope = file.nodeid
+    same = repr(replace(spec, timeout=None, seed=None))
+    return (scope, same, tuple(sorted(spec.env.items())), repr(sorted(rdzv_configs.items(), key=str)))
+
+
+def _file_of(item: pytest.Item) -> pytest.Collector | None:
+    return next((node for node in item.listchain() if isinstance(node, pytest.File)), None)
+
+
+def kept_after(item: pytest.Item, nextitem: pytest.Item | None, isolation: str, *, followed: bool) -> int:
+    """Return how many of a test's collectors, from the session on, stay set up in its ranks; 0 if they end with it.
+
+    Args:
+        item: The test.
+        nextitem: The test that pytest runs after it.
+        isolation: ``"module"`` or ``"session"``.
+        followed: A later test may use the same ranks.
+    """
+    if nextitem is None or not followed:
+        return 0
+    shared = [one for one, other in zip(item.listchain(), nextitem.listchain(), strict=False) if one is other]
+    if isolation == "module" and _file_of(item) not in shared:
+        return 0
+    # A test that runs again (pytest-rerunfailures) shares itself; it is torn down nevertheless.
+    return len([node for node in shared if node is not item])
+
+
+def is_followed(item: pytest.Item, sharing: Sharing, given: Mapping[str, Given]) -> bool:
+    """Tell whether a later test of the session may share the ranks of this one."""
+    session = item.session
+    if hasattr(session.config, "workerinput"):
+        return True  # pytest-xdist decides which tests this worker gets; only the next one is known
+    if _LAST not in session.stash:
+        last = session.stash[_LAST] = {}
+        for other in session.items:
+            wanted = _sharing_before(other, given)
+            if wanted is not None:
+                last[wanted] = other
+    return session.stash[_LAST].get(sharing) is not item
+
+
+def put_together(items: list[pytest.Item], given: Mapping[str, Given]) -> None:
+    """Have the tests that may share ranks follow the first of them, in their order; others stay where they are."""
+    followers: dict[Sharing, list[pytest.Item]] = {}
+    ordered: list[pytest.Item | Sharing] = []
+    for item in items:
+        wanted = _sharing_before(item, given)
+        if wanted is None:
+            ordered.append(item)
+        elif wanted in followers:
+            followers[wanted].append(item)
+        else:
+            followers[wanted] = [item]
+            ordered.append(wanted)
+    items[:] = [each for one in ordered for each in (followers[one] if isinstance(one, tuple) else [one])]
+
+
+def _sharing_before(item: pytest.Item, given: Mapping[str, Given]) -> Sharing | None:
+    """Return whether and with whom a test is going to share ranks, before it runs."""
+    arguments = arguments_of(item)
+    if arguments is None or (arguments.get("isolation", "function") == "function" and "isolation" not in given):
+        return None
+    try:
+        return sharing_of(item, spec_of(item, arguments, given), arguments.get("rdzv_configs", {}))
+    except ElasticError:
+        return None  # the test says so when it runs
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What the ranks of a test find, beyond its marks."""
+
+    environ: frozenset[tuple[str, str]]
+    cwd: str
+    sys_path: tuple[str, ...]
+
+    @classmethod
+    def now(cls) -> _Surroundings:
+        variables = frozenset(pair for pair in os.environ.items() if pair[0] != _PYTESTS_OWN)
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            cwd = ""  # the launch is going to refuse it
+        return cls(variables, cwd, tuple(sys.path))
+
+
+class _Group:
+    """Ranks that wait for a test, or run one."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch: Final = launch
+        self._port: socket.socket | None = None
+
+    def hold_port(self) -> int:
+        """Return a port that nobody else is given; rank 0 may listen on it, by SO_REUSEADDR as every torch store."""
+        self.release_port()
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("", 0))
+        return int(self._port.getsockname()[1])
+
+    def release_port(self) -> None:
+        """Give the port back."""
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+
+
+class KeptGroups:
+    """The groups of ranks of one session that are kept.
+
+    Args:
+        remove: Removes the files of a launch that is over.
+    """
+
+    def __init__(self, remove: Callable[[Launch], None]) -> None:
+        self._remove = remove
+        self._groups: dict[tuple[Sharing, _Surroundings], _Group] = {}
+
+    def begin(self, sharing: Sharing, test: TestPlan, start: Callable[[], Launch]) -> tuple[Launch, list[str]]:
+        """Have a group run a test.
+
+        Args:
+            sharing: What the test's marks ask for.
+            test: The test.
+            start: Starts new ranks for it.
+
+        Returns:
+            The launch, and a line for each group that was lost, or could not be ended well, since the last test.
+        """
+        key = (sharing, _Surroundings.now())
+        group = self._groups.get(key)
+        told = self._drop_lost()
+        if group is not None and group.launch.rests:
+            self._groups[key] = self._groups.pop(key)  # the one that was used last comes last
+            again = replace(test, order=replace(test.order, master_port=group.hold_port()))
+            try:
+                group.launch.begin_test(again)
+            except ElasticError:
+                told += self._drop_lost()
+            else:
+                return group.launch, told
+        while len(self._groups) >= _MOST:
+            told += self._end(next(iter(self._groups)))
+        launch = start()
+        self._groups[key] = _Group(launch)
+        return launch, told
+
+    def release(self, launch: Launch) -> None:
+        """Take note that a test is done with a launch: end it unless its ranks may run another."""
+        if launch.rests:
+            return
+        launch.close()
+        for key in [key for key, group in self._groups.items() if group.launch is launch]:
+            self._groups.pop(key).release_port()
+        self._remove(launch)
+
+    def end_all(self) -> Iterator[str]:
+        """End all groups; yield a line for each that did not end well."""
+        yield from self._drop_lost()
+        for key in list(self._groups):
+            yield from self._end(key)
+
+    def close(self) -> None:
+        """Kill all groups."""
+        for group in self._groups.values():
+            group.launch.close()
+            group.release_port()
+        self._groups.clear()
+
+    def _drop_lost(self) -> list[str]:
+        """Forget the groups that ended while nobody used them."""
+        lost = [key for key, group in self._groups.items() if group.launch.over]
+        told = []
+        for key in lost:
+            record = self._groups[key].launch.record
+            self._forget(key)
+            told += [f"ranks that are kept between tests were lost: {why}" for why in _what_went_wrong(record)]
+        return told
+
+    def _end(self, key: tuple[Sharing, _Surroundings]) -> list[str]:
+        group = self._groups[key]
+        record = group.launch.end(group.launch.plan.timeout)
+        self._forget(key)
+        return [f"ranks that were kept between tests did not end well: {why}" for why in _what_went_wrong(record)]
+
+    def _forget(self, key: tuple[Sharing, _Surroundings]) -> None:
+        group = self._groups.pop(key)
+        group.release_port()
+        group.launch.close()
+        self._remove(group.launch)
+
+
+def _what_went_wrong(record: LaunchRecord | None) -> list[str]:
+    error = judge(record).error if record is not None else None
+    return [str(error)] if error is not None else []
