@@ -17,6 +17,7 @@ import plot
 from contestant import ContestantError
 from questions import (
     cold_start,
+    existing,
     launches,
     memory,
     nodes,
@@ -39,6 +40,7 @@ QUESTIONS = {
     "session-length": session_length,
     "scale": scale,
     "stalls": stalls,
+    "existing": existing,
     "launches": launches,
     "nodes": nodes,
     "plain-sessions": plain_sessions,

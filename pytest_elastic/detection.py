@@ -66,6 +66,15 @@ def look_ahead(path: Path, config: pytest.Config) -> None:
         run_of(config).start_early()
 
 
+def use_spawn_option(config: pytest.Config) -> None:
+    """Have processes that tests spawn be forked, where ``--elastic-spawn`` says so."""
+    spawn = config.stash[GIVEN].get("spawn")
+    if spawn is not None and spawn.value == "forkserver" and role(config) == "controller" and not only_looks(config):
+        from pytest_elastic.controller.spawning import Spawning
+
+        config.pluginmanager.register(Spawning(config), "elastic-spawn")
+
+
 def start_as_last_time(config: pytest.Config) -> None:
     """Start the server before anything is collected if a session with the same arguments needed it the last time."""
     if role(config) == "controller" and runs_tests(config) and _memory_key(config) in _memory(config):

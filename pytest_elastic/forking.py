@@ -12,6 +12,7 @@ import os
 import pickle
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import context, popen_forkserver, process, reduction, spawn, util
@@ -19,7 +20,8 @@ from typing import Any, Final
 
 START_METHOD: Final = "pytest_elastic"
 _SIGNED: Final = struct.Struct("q")
-_MAX_FDS: Final = 256
+MOST_FDS: Final = 245
+"""How many descriptors a process can be handed: the kernel takes 253 in a message, and four are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +49,62 @@ class ServerAddress:
         Raises:
             OSError: The server is gone.
         """
-        if len(fds) + 4 >= _MAX_FDS:
-            raise ValueError(f"cannot hand {len(fds)} descriptors to a process; at most {_MAX_FDS - 5} are possible")
-        status_r, status_w = os.pipe()
-        data_r, data_w = os.pipe()
         # multiprocessing passes its resource tracker along; the server has one of its own (worker/preload.py).
         no_tracker = os.open(os.devnull, os.O_WRONLY)
         try:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(self.path)
-                reduction.sendfds(client, [data_r, status_w, self.alive_fd, no_tracker, *fds])
-            os.close(data_r)
-            data_r = -1
-            with open(data_w, "wb", closefd=False) as stream:
+            status_r, data_w = self.connect(fds, no_tracker)
+        finally:
+            os.close(no_tracker)
+        try:
+            with open(data_w, "wb") as stream:
                 stream.write(payload)
         except BaseException:
             os.close(status_r)
             raise
-        finally:
-            for fd in (data_r, data_w, status_w, no_tracker):
-                if fd >= 0:
-                    os.close(fd)
         return status_r
+
+    def connect(self, fds: list[int], tracker_fd: int) -> tuple[int, int]:
+        """Ask for a new process, and leave it to the caller to send it what it is to do.
+
+        Args:
+            fds: Descriptors that the new process inherits.
+            tracker_fd: Descriptor of the resource tracker that it uses.
+
+        Returns:
+            The descriptor that :meth:`request` returns, and the one to write the payload to.
+
+        Raises:
+            OSError: The server is gone.
+        """
+        if len(fds) > MOST_FDS:
+            raise ValueError(f"cannot hand {len(fds)} descriptors to a process; at most {MOST_FDS} are possible")
+        status_r, status_w = os.pipe()
+        data_r, data_w = os.pipe()
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(self.path)
+                reduction.sendfds(client, [data_r, status_w, self.alive_fd, tracker_fd, *fds])
+        except BaseException:
+            os.close(status_r)
+            os.close(data_w)
+            raise
+        finally:
+            os.close(data_r)
+            os.close(status_w)
+        return status_r, data_w
+
+
+_this_thread: Final = threading.local()
+
+
+def fresh_interpreters_in_this_thread() -> None:
+    """Have what this thread spawns be spawned, also where ``--elastic-spawn=forkserver`` forks it otherwise."""
+    _this_thread.fresh = True
+
+
+def wants_fresh_interpreters() -> bool:
+    """Tell whether what this thread spawns must be spawned."""
+    return getattr(_this_thread, "fresh", False)
 
 
 def read_status(data: bytes) -> int:

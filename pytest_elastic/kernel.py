@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -41,6 +42,28 @@ def adopt_orphans() -> None:
     """Make this process the parent of every descendant that loses its own, so that none gets out of sight."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def flush_c_streams() -> None:
+    """Write out what C code has printed: a process that ends by ``os._exit`` loses it otherwise."""
+    if _LIBC is not None:
+        _LIBC.fflush(None)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment that a program would inherit: C code may have set more in it than ``os.environ`` knows."""
+    if _LIBC is None:
+        return dict(os.environ)
+    found: dict[str, str] = {}
+    entries = ctypes.POINTER(ctypes.c_char_p).in_dll(_LIBC, "environ")
+    for number in itertools.count():
+        entry = entries[number]
+        if entry is None:
+            break
+        name, equals, value = os.fsdecode(entry).partition("=")
+        if equals:
+            found.setdefault(name, value)
+    return found
 
 
 def children(pid: int) -> set[int]:

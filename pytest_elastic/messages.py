@@ -35,6 +35,57 @@ class RankId:
     restart: int
 
 
+# --- controller to server -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preloaded:
+    """What a server says when it is about to take requests.
+
+    Attributes:
+        broken: What went wrong in the preload, or ``None``.
+        unsafe: Why processes must not be forked from it, or ``None``.
+    """
+
+    broken: str | None
+    unsafe: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpawnOrder:
+    """A process that is to be forked where a fresh interpreter was asked for.
+
+    What that would have inherited is here: it is the pytest process that is its parent, and the server that forks it.
+
+    Attributes:
+        environ: Environment of the parent, with the run's mark.
+        streams: Index among the inherited descriptors of standard input, output and error; ``None`` for a closed one.
+        umask: The parent's.
+        limits: Soft and hard limit of each resource.
+        cpus: CPUs that the parent may use, or ``None`` where the system has no such thing.
+        ignored: Signals that the parent ignores.
+        blocked: Signals that the parent's thread has blocked.
+        preparation: Pickled preparation data of multiprocessing.
+        process: The pickled process object.
+    """
+
+    environ: dict[str, str]
+    streams: tuple[int | None, ...]
+    umask: int | None
+    limits: dict[int, tuple[int, int]]
+    cpus: frozenset[int] | None
+    ignored: frozenset[int]
+    blocked: frozenset[int]
+    preparation: bytes
+    process: bytes
+
+    def _bootstrap(self, parent_sentinel: int) -> int:
+        """Run the process: the name by which multiprocessing's server calls what it has unpickled."""
+        from pytest_elastic.worker.spawned import run
+
+        return run(self, parent_sentinel)
+
+
 # --- controller to agent and rank ---------------------------------------------------------------------------
 
 
@@ -192,9 +243,17 @@ class PreloadOrder:
 
     Attributes:
         session: The session to collect, or ``None`` for none.
+        modules: Modules to import beside torch.
+        tolerated: Those of them whose import may fail.
+        sys_path: Where they are looked for; ``None`` for the server's own path.
+        environ: Environment in which they are imported, over the server's own.
     """
 
     session: SessionOrder | None
+    modules: tuple[str, ...] = ()
+    tolerated: frozenset[str] = frozenset()
+    sys_path: tuple[str, ...] | None = None
+    environ: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,6 +296,27 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             option=False,
             launch=False,
         ),
+        Setting(
+            name="spawn",
+            default="spawn",
+            allowed='"spawn" or "forkserver"',
+            check=_one_of("spawn", "forkserver"),
+            parse=str,
+            help="how multiprocessing's start method spawn makes a process in the pytest process: spawn (as ever) or "
+            "forkserver (forked from a preloaded server)",
+            launch=False,
+            metavar="{spawn,forkserver}",
+        ),
+        Setting(
+            name="preload",
+            default=("auto",),
+            allowed='names of modules, and "auto" for those of torch and numpy that the test files import',
+            check=lambda value: all(part.isidentifier() for name in value for part in name.split(".")),
+            parse=lambda text: tuple(text.replace(",", " ").split()),
+            help="modules that --elastic-spawn=forkserver imports beforehand",
+            option=False,
+            launch=False,
+        ),
     )
 }
 BLOCK_PLUGINS: Final = "elastic_block_plugins"

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     config.stash[GIVEN] = read_options(config)
     detection.start_as_last_time(config)
+    detection.use_spawn_option(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -80,6 +80,7 @@ def run(order: AgentOrder, server: ServerAddress, store_fd: int | None, undo: Un
     # A name of its own: an agent that was given up and wakes up later does not find that of another launch.
     start_method = forking.install(server, f"{START_METHOD}-{order.launch}")
     undo.call(lambda: forking.uninstall(start_method))
+    forking.fresh_interpreters_in_this_thread()
     stop_reverse_lookups()
     for change in (
         etcd_lease.quiet(),

@@ -13,16 +13,17 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Final
 
 from pytest_elastic import kernel
 from pytest_elastic.forking import ServerAddress, Task, pack
-from pytest_elastic.messages import AgentHello, PreloadOrder
+from pytest_elastic.messages import AgentHello, Preloaded, PreloadOrder
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
 _LONGEST_DIRECTORY: Final = 64
-_SINGLE_THREADED: Final = {
+SINGLE_THREADED: Final = {
     # A math library that has started its threads cannot be forked, and reads these when it is loaded.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -55,12 +56,21 @@ class PreloadedServer:
         log: What the server and the agents wrote.
         known: Process ids of the server's children that somebody looks after.
         word: What an agent was last told of the server's fitness, or ``None``.
+
+    Args:
+        invocation_dir: Directory in which it starts.
+        directory: Private directory of the run.
+        torch_only: It collects nothing.
+        early: Modules of torch that it imports before it waits for its order; what cannot be imported is left out.
     """
 
-    def __init__(self, *, invocation_dir: Path, directory: Path, torch_only: bool = False) -> None:
+    def __init__(
+        self, *, invocation_dir: Path, directory: Path, torch_only: bool = False, early: tuple[str, ...] = ()
+    ) -> None:
         self.directory: Final = directory
         self.run: Final = directory.name
         self._invocation_dir = invocation_dir
+        self._early = early
         self._number = len(list(directory.glob("server-*.log")))
         self.log: Final = directory / f"server-{self._number}.log"
         self._lock = threading.Lock()
@@ -85,6 +95,7 @@ class PreloadedServer:
         address = str(self.directory / f"server-{self._number}.sock")
         alive_r, alive_w = os.pipe()
         order_r, self._order_w = os.pipe()
+        self._answer_r, answer_w = os.pipe()
         self.address: ServerAddress = ServerAddress(address, alive_w)
         with socket.socket(socket.AF_UNIX) as listener, self.log.open("wb") as log:
             listener.bind(address)
@@ -96,10 +107,12 @@ class PreloadedServer:
             )
             environ = (
                 os.environ
-                | _SINGLE_THREADED
+                | SINGLE_THREADED
                 | {
                     RUN_MARK: self.run,
-                    "PYTEST_ELASTIC_PRELOAD": json.dumps([os.getpid(), order_r, str(self._tracker_file)]),
+                    "PYTEST_ELASTIC_PRELOAD": json.dumps(
+                        [os.getpid(), order_r, answer_w, str(self._tracker_file), self._early]
+                    ),
                 }
             )
             # A preload is imported from the default path only (and ours may not be installed, but on a path).
@@ -110,7 +123,7 @@ class PreloadedServer:
             try:
                 return subprocess.Popen(
                     [sys.executable, *flags, "-c", main],
-                    pass_fds=[listener.fileno(), alive_r, order_r],
+                    pass_fds=[listener.fileno(), alive_r, order_r, answer_w],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -121,6 +134,7 @@ class PreloadedServer:
             finally:
                 os.close(alive_r)
                 os.close(order_r)
+                os.close(answer_w)
 
     def preload(self, order: PreloadOrder) -> None:
         """Tell the server what to collect; only the first call counts."""
@@ -138,6 +152,18 @@ class PreloadedServer:
                 stream.write(data)
         except BrokenPipeError:
             pass  # The server died; whoever asks it to fork says so.
+
+    def preloaded(self, timeout: float) -> Preloaded | None:
+        """Wait until the server is about to take requests, and return what it says then; to be asked once.
+
+        Returns:
+            ``None`` if it has said nothing when ``timeout`` seconds are over, or has ended.
+        """
+        if not kernel.readable(self._answer_r, timeout):
+            return None
+        # Written in one go, and shorter than what a pipe takes at once.
+        data = os.read(self._answer_r, PIPE_BUF)
+        return pickle.loads(data) if data else None
 
     def alive(self) -> bool:
         """Tell whether the server still takes requests."""
@@ -212,6 +238,7 @@ class PreloadedServer:
                 self._told = True
                 os.close(self._order_w)
         os.close(self.address.alive_fd)
+        os.close(self._answer_r)
         for pid in kernel.descendants(self.pid):
             kernel.ProcessHandle(pid).send(9)
         self._process.kill()

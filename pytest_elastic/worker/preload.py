@@ -6,6 +6,7 @@ The import must not raise: the server would end, or go on without telling. What 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -16,12 +17,16 @@ import traceback
 import warnings
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_elastic import kernel
+from pytest_elastic.messages import Preloaded
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.server_state import ServerState
 from pytest_elastic.worker.stacks import STACK_SIGNAL
+
+_LONGEST: Final = 800
+"""Characters of an error in the server's answer, which must fit into a pipe."""
 
 
 def _begin_life() -> None:
@@ -52,7 +57,7 @@ def _import_what_ranks_need() -> None:
 def _load() -> None:
     # Nearly everything that is made here stays; looking for garbage among it takes a tenth of the time.
     gc.disable()
-    parent, order_fd, tracker_file = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
+    parent, order_fd, answer_fd, tracker_file, early = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
     kernel.die_with_parent(parent)
     kernel.adopt_orphans()
     faulthandler.register(STACK_SIGNAL, all_threads=True)
@@ -70,9 +75,11 @@ def _load() -> None:
 
         import pytest_elastic.agent.main
         import pytest_elastic.worker.rank  # noqa: F401
+        from pytest_elastic.worker.importing import import_all
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
+        state.unsafe = import_all(early, tolerated=frozenset(early))
         told = True
         order = _read_order(order_fd)
         if order.session is not None:
@@ -81,6 +88,10 @@ def _load() -> None:
             state.session = RankSession.collect(order.session)
             state.unsafe = state.session.unsafe
             _import_what_ranks_need()
+        if order.sys_path is not None:
+            sys.path[:] = order.sys_path
+        os.environ.update(order.environ)
+        state.unsafe = state.unsafe or import_all(order.modules, tolerated=order.tolerated)
     except BaseException:  # noqa: BLE001 (a SystemExit of a module too: it is the verdict of each elastic test)
         state.broken = traceback.format_exc()
     if not told:
@@ -90,6 +101,17 @@ def _load() -> None:
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
     gc.freeze()
     gc.enable()
+    # What is left in a buffer would be written by every process that is forked from here.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    _answer(answer_fd, Preloaded(broken=state.broken and state.broken[-_LONGEST:], unsafe=state.unsafe))
+
+
+def _answer(fd: int, preloaded: Preloaded) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(fd, pickle.dumps(preloaded))
+    os.close(fd)
 
 
 if "PYTEST_ELASTIC_PRELOAD" in os.environ:

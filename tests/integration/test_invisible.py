@@ -35,6 +35,7 @@ def test_plain():
     assert threading.active_count() == 1
     assert "torch" not in sys.modules
     assert "pytest_elastic.controller.run" not in sys.modules
+    assert "pytest_elastic.controller.spawning" not in sys.modules
 """
 
 
@@ -52,9 +53,10 @@ def test_sessions_that_run_no_test_start_no_server(pytester: pytest.Pytester, op
         "import psutil\ndef pytest_unconfigure():\n    print('CHILDREN', psutil.Process().children(recursive=True))\n"
     )
     pytester.makepyfile(
-        "import pytest\n@pytest.mark.elastic(nproc=2)\ndef test_it(rank): pass\ndef test_l(elastic_launch): pass\n"
+        "import multiprocessing, pytest\n"
+        "@pytest.mark.elastic(nproc=2)\ndef test_it(rank): pass\ndef test_l(elastic_launch): pass\n"
     )
-    result = pytester.runpytest_subprocess(option, "-s")
+    result = pytester.runpytest_subprocess(option, "-s", "--elastic-spawn=forkserver")
     result.stdout.fnmatch_lines("*CHILDREN []")
 
 

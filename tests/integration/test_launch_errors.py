@@ -575,6 +575,8 @@ WRONG_TEXT = {
     "strict": "perhaps",
     "group": "perhaps",
     "controller_fixtures": "no-name",
+    "spawn": "fork",
+    "preload": "no-name",
 }
 # Any text is right for these.
 FREE = {"backend", "log_dir"}

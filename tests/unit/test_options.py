@@ -24,6 +24,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "strict": ("true", True),
     "group": ("yes", True),
     "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
+    "spawn": ("forkserver", "forkserver"),
+    "preload": ("auto, package.part\nother", ("auto", "package.part", "other")),
 }
 BAD = {
     "nproc": "2.5",
@@ -43,6 +45,8 @@ BAD = {
     "strict": "perhaps",
     "group": "perhaps",
     "controller_fixtures": "db.url",
+    "spawn": "fork",
+    "preload": "a-b",
 }
 
 
@@ -113,6 +117,7 @@ def test_option_names() -> None:
         "--elastic-group",
         "--elastic-show-output",
         "--elastic-log-dir",
+        "--elastic-spawn",
     }
 
 
