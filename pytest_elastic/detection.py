@@ -156,6 +156,13 @@ def prepare_controller_fixtures(session: pytest.Session) -> None:
         moving.prepare(session)
 
 
+def tell_of_kept(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Fail the teardown of a test if ranks that are kept were lost before it, or do not end well after the last one."""
+    __tracebackhide__ = True
+    if RUN in item.config.stash and role(item.config) == "controller":
+        run_of(item.config).tell_of_kept(last=nextitem is None)
+
+
 def end_kept(session: pytest.Session) -> None:
     """End the ranks that are kept between tests, where a session stops before the last of their tests."""
     if role(session.config) == "controller" and RUN in session.config.stash:

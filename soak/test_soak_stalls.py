@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 
+import pytest
 import torch.distributed as dist
 
 from pytest_elastic.controller.launcher import ElasticLaunch
 
-LAUNCHES = 300
-LONGEST = 1.5
-"""Seconds: a resolver's time-out is 5, torch's back-off after a refused connection half a second and more."""
+LAUNCHES = int(os.environ.get("SOAK_RUNS", "500"))
+LONGEST = 5
+"""Medians: a resolver's time-out is 5 s, torch's back-off after a refused connection half a second and more."""
 
 
 def barrier() -> None:
@@ -20,15 +22,17 @@ def barrier() -> None:
     dist.destroy_process_group()
 
 
-def test_300_launches_of_8_ranks(elastic_launch: ElasticLaunch) -> None:
-    elastic_launch(barrier, nproc=8, timeout=60)
+@pytest.mark.parametrize("nproc", [4, 8])
+def test_500_launches(elastic_launch: ElasticLaunch, nproc: int) -> None:
+    elastic_launch(barrier, nproc=nproc, timeout=60)
     times = []
     for _ in range(LAUNCHES):
         begin = time.perf_counter()
-        elastic_launch(barrier, nproc=8, timeout=60)
+        elastic_launch(barrier, nproc=nproc, timeout=60)
         times.append(time.perf_counter() - begin)
-    print(f"{LAUNCHES} launches of 8 ranks: median {statistics.median(times):.3f} s, slowest {max(times):.3f} s")
-    assert max(times) < LONGEST, sorted(times)[-5:]
+    median = statistics.median(times)
+    print(f"{LAUNCHES} launches of {nproc} ranks: median {median:.3f} s, slowest {max(times) / median:.2f} times that")
+    assert max(times) < LONGEST * median, sorted(times)[-5:]
 
 
 def test_20_of_20_restarts_and_second_groups(elastic_launch: ElasticLaunch) -> None:
@@ -39,8 +43,6 @@ def test_20_of_20_restarts_and_second_groups(elastic_launch: ElasticLaunch) -> N
 
 
 def restarted() -> None:
-    import os
-
     dist.init_process_group("gloo")
     dist.barrier()
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1:
@@ -55,8 +57,6 @@ def three_groups() -> int:
 
 
 def over_tcp() -> None:
-    import os
-
     where = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     dist.init_process_group(
         "gloo", init_method=where, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])

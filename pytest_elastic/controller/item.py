@@ -216,8 +216,6 @@ class ElasticItem:
         messages = [unsafe] if unsafe is not None else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
         messages += _leaks_of(ranks)
-        messages += self._run.untold
-        self._run.untold.clear()
         messages += [f"{what} of {fold(who)} cannot be sent and was dropped" for what, who in dropped.items()]
         for message in messages:
             self._item.warn(ElasticWarning(message))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _MOST: Final = 4
 """Groups of ranks that wait at a time; each rank takes memory."""
 _LAST: Final[pytest.StashKey[dict[Sharing, pytest.Item]]] = pytest.StashKey()
+_DYING: Final = 10.0
+"""Seconds that the agents of a group of which a rank is gone get to end the others; they have a grace time for it."""
 _PYTESTS_OWN: Final = "PYTEST_CURRENT_TEST"
 
 Sharing = tuple[object, ...]
@@ -176,14 +178,15 @@ class KeptGroups:
             The launch, and a line for each group that was lost, or could not be ended well, since the last test.
         """
         key = (sharing, _Surroundings.now())
-        group = self._groups.get(key)
         told = self._drop_lost()
-        if group is not None and group.launch.rests:
-            self._groups[key] = self._groups.pop(key)  # the one that was used last comes last
+        group = self._groups.pop(key, None)
+        if group is not None:
+            self._groups[key] = group  # the one that was used last comes last
             again = replace(test, order=replace(test.order, master_port=group.hold_port()))
             try:
                 group.launch.begin_test(again)
             except ElasticError:
+                group.launch.await_end(_DYING)
                 told += self._drop_lost()
             else:
                 return group.launch, told

@@ -138,9 +138,9 @@ class Launch:
         """Have ranks that rest run another test.
 
         Raises:
-            ElasticError: The launch is over.
+            ElasticError: The launch is over, or one of its ranks is gone.
         """
-        self._supervisor.actions.do(lambda: self._supervisor.begin_test(test))
+        self._supervisor.actions.do(lambda: self._supervisor.begin_another_test(test))
         self._last, self.rests = test.order.kept == 0, False
 
     def wait_for_test(self) -> LaunchRecord:
@@ -162,6 +162,11 @@ class Launch:
             if self.test_is_over():
                 self._ask_to_end(self.plan.timeout)
         return self.wait()
+
+    def await_end(self, timeout: float) -> None:
+        """Wait for the end of a launch of which a rank is gone, and end it if that takes too long."""
+        self.wait_until(lambda: False, timeout)
+        self.close()
 
     def test_is_over(self) -> bool:
         """Tell whether every rank has run its test, and is kept."""

@@ -13,7 +13,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import pytest
 
 from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
 from pytest_elastic.controller.devices import Devices
@@ -36,9 +38,6 @@ from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.options import SETTINGS, Given
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class ElasticRun:
@@ -131,8 +130,19 @@ class ElasticRun:
             self._orders[files] = self.session_order(files)
         return self._orders[files]
 
+    def tell_of_kept(self, *, last: bool) -> None:
+        """Fail if ranks that are kept were lost, or did not end well.
+
+        Args:
+            last: No other test follows: end those that are left.
+        """
+        # The one frame that is not hidden: pytest adds a line to a failure that has none.
+        lines, self.untold = self.untold + (list(self.kept.end_all()) if last else []), []
+        if lines:
+            pytest.fail("\n".join(lines), pytrace=False)
+
     def end_kept(self, session: pytest.Session) -> None:
-        """End the ranks that are kept between tests. What goes wrong fails the session: no test is left to tell it."""
+        """End the ranks that are kept where a session is broken off. What goes wrong fails it: no test can tell it."""
         for line in [*self.untold, *self.kept.end_all()]:
             session.exitstatus = max(int(session.exitstatus), 1)
             terminal_writer(self._config)(f"\nERROR {line}\n")

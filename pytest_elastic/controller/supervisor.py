@@ -152,6 +152,19 @@ class Supervisor:
         self._clocks.start(test.timeout)
         self._tell_ranks(self._test)
 
+    def begin_another_test(self, test: TestPlan) -> None:
+        """Have ranks that wait for a test run one.
+
+        Raises:
+            ElasticError: One of them is gone, or their agent is.
+        """
+        gone = any(rank.over() for rank in self.roster.last_world()) or any(
+            not agent.runs() for agent in self.roster.agents
+        )
+        if gone or self._killing_since is not None:
+            raise ElasticError("a rank that waited for a test is gone")
+        self.begin_test(test)
+
     def rest(self) -> LaunchRecord:
         """Have the ranks wait for another test, without a deadline; return what they did in the last one."""
         self._clocks.start(None)

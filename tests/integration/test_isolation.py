@@ -208,17 +208,20 @@ def test_uses_those_that_skipped(): assert not fresh()
 def test_teardown_fails(request, rank):
     assert not fresh()
     request.addfinalizer(lambda: 1 / (1 - rank))
-def test_dies_later(rank):
+def test_dies_while_it_waits(rank, request):
     assert fresh()
-    if rank == 0: threading.Thread(target=lambda: (time.sleep(0.05), os._exit(3)), daemon=True).start()
-def test_waits(): assert True
-def test_last(): assert fresh()
-test_waits.pytestmark = [elastic(nproc=1, isolation="session")]
+    if rank == 1:
+        (request.config.rootpath / "pid").write_text(str(os.getpid()))
+        threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), 9)), daemon=True).start()
+def test_wants_the_same_ranks(): assert fresh()
 """,
         conftest="""
-import time
+import contextlib
+import psutil
 def pytest_runtest_logstart(nodeid):
-    if "test_waits" in nodeid: time.sleep(0.3)  # rank 0 of the test before ends meanwhile
+    if "wants_the_same" in nodeid:
+        pid = int(open("pid").read())
+        with contextlib.suppress(psutil.NoSuchProcess): psutil.Process(pid).wait(30)
 """,
     )
     result = run(pytester, "-v")
@@ -230,9 +233,8 @@ def pytest_runtest_logstart(nodeid):
         "test_skips_alike": "SKIPPED",
         "test_uses_those_that_skipped": "PASSED",
         "test_teardown_fails": "PASSED ERROR",
-        "test_dies_later": "PASSED",
-        "test_waits": "PASSED",
-        "test_last": "PASSED",
+        "test_dies_while_it_waits": "PASSED",
+        "test_wants_the_same_ranks": "PASSED ERROR",
     }
     result.stdout.fnmatch_lines(
         [
@@ -241,11 +243,12 @@ def pytest_runtest_logstart(nodeid):
             "FAILED *::test_dies - [[]rank 1] exited with code 0 before the test *",
             "FAILED *::test_disagrees - the ranks disagree: rank 1 skipped*",
             "ERROR *::test_teardown_fails - [[]rank 1] ZeroDivisionError: *",
+            "ERROR *::test_wants_the_same_ranks - Failed: ranks that are kept*",
         ]
     )
-    [daemon, (test, lost)] = warnings_of(result)
-    assert daemon[0] == "test_dies_later"
-    assert (test, lost[:70]) == ("test_waits", "ranks that are kept between tests were lost: [rank 0] exited with code")
+    result.stdout.fnmatch_lines(["ranks that are kept between tests were lost: [[]rank 1] killed by SIGKILL after *"])
+    assert "All traceback entries are hidden" not in result.stdout.str()
+    assert [test for test, _ in warnings_of(result)] == ["test_dies_while_it_waits"]
 
 
 def test_fixtures_of_a_session_are_torn_down_where_they_are_told(pytester: pytest.Pytester) -> None:
@@ -283,12 +286,11 @@ def value_of_controller(): return 42
     }
     result.stdout.fnmatch_lines(["ERROR *::test_b2 - [[]rank *] ValueError: torn down at last"])
     assert "runner.py" not in result.stdout.str()
-    # Where the session stops before the last of the tests that share ranks, no test is left to tell it.
+    # Where the session stops before the last of the tests that share ranks, the last that ran tells it.
     result = run(pytester, "-x", "test_a.py", "test_c.py", "test_b.py")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        ["ERROR ranks that were kept * did not end well: [[]rank *] ValueError: torn down at last"]
-    )
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["ranks that were kept * did not end well: [[]rank *] ValueError: torn down at last"])
     # A worker of pytest-xdist knows only its next test.
     result = run(pytester, "-n", "2", "--dist", "loadfile", "test_a.py", "test_b.py")
     assert result.ret == 1
