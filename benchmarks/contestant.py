@@ -165,6 +165,7 @@ def elastic(
     tests: int,
     copies: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    plugins: Sequence[str] = (),
     **mark: Any,
 ) -> Gated:
     """Return a session of this plugin.
@@ -175,11 +176,12 @@ def elastic(
         tests: How many tests a file has.
         copies: Names of copies of the file, which are run instead of it.
         env: Environment variables.
+        plugins: Further plugins, of ``work/``.
         mark: Arguments of the mark.
     """
     return Gated(
         name,
-        [*ELASTIC, *_GATED, *(copies or [file])],
+        [*ELASTIC, *_GATED, *(f"-p{plugin}" for plugin in plugins), *(copies or [file])],
         env=ALONE | {"BENCH_MARK": json.dumps(GLOO | mark), "BENCH_TESTS": str(tests)} | dict(env or {}),
         copies=dict.fromkeys(copies, file),
     )

@@ -16,6 +16,7 @@ import machine
 import plot
 from contestant import ContestantError
 from questions import (
+    breakdown,
     cold_start,
     existing,
     launches,
@@ -34,6 +35,7 @@ from report import Report, Table
 QUESTIONS = {
     "peers": peers,
     "sizes": sizes,
+    "breakdown": breakdown,
     "cold-start": cold_start,
     "verdict": verdict,
     "memory": memory,
