@@ -116,6 +116,16 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def raw_environ() -> dict[bytes, bytes]:
+    """Return the environment as the system has it, without what pytest itself changes from test to test.
+
+    Undecoded, because it is looked at several times a test.
+    """
+    variables = dict(os.environ._data)  # type: ignore[attr-defined]
+    variables.pop(b"PYTEST_CURRENT_TEST", None)
+    return variables
+
+
 def readable(fd: int, timeout: float) -> bool:
     """Wait until a descriptor can be read or its other end is closed, ``timeout`` seconds at most; tell if it can."""
     poll = _new_poll()  # select() knows descriptors below 1024 only

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_elastic import kernel
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.detection import arguments_of
@@ -32,7 +33,6 @@ _MOST: Final = 4
 _LAST: Final[pytest.StashKey[dict[Sharing, pytest.Item]]] = pytest.StashKey()
 _DYING: Final = 10.0
 """Seconds that the agents of a group of which a rank is gone get to end the others; they have a grace time for it."""
-_PYTESTS_OWN: Final = "PYTEST_CURRENT_TEST"
 
 Sharing = tuple[object, ...]
 """Equal for tests that may share ranks, as far as their marks tell."""
@@ -119,13 +119,13 @@ def _sharing_before(item: pytest.Item, given: Mapping[str, Given]) -> Sharing | 
 class _Surroundings:
     """What the ranks of a test find, beyond its marks."""
 
-    environ: frozenset[tuple[str, str]]
+    environ: frozenset[tuple[bytes, bytes]]
     cwd: str
     sys_path: tuple[str, ...]
 
     @classmethod
     def now(cls) -> _Surroundings:
-        variables = frozenset(pair for pair in os.environ.items() if pair[0] != _PYTESTS_OWN)
+        variables = frozenset(kernel.raw_environ().items())
         try:
             cwd = os.getcwd()
         except FileNotFoundError:

@@ -112,15 +112,24 @@ class Launch:
 
     def _next_errand(self, reached: Callable[[], bool], deadline: float) -> Callable[[], None] | None:
         __tracebackhide__ = True
-        with self._supervisor.changed:
-            while not self._supervisor.errands and not self._supervisor.done.is_set() and not reached():
-                left = deadline - clock.monotonic()
-                if left <= 0:
-                    break
-                # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
-                self._supervisor.changed.wait(min(1.0, left))
-                self._live.show()
-            return self._supervisor.errands.popleft() if self._supervisor.errands else None
+        supervisor = self._supervisor
+
+        def is_enough() -> bool:
+            return bool(self._live) or reached()
+
+        with supervisor.changed:
+            supervisor.awaited.append(is_enough)
+            try:
+                while not supervisor.errands and not supervisor.done.is_set() and not reached():
+                    left = deadline - clock.monotonic()
+                    if left <= 0:
+                        break
+                    # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
+                    supervisor.changed.wait(min(1.0, left))
+                    self._live.show()
+            finally:
+                supervisor.awaited.remove(is_enough)
+            return supervisor.errands.popleft() if supervisor.errands else None
 
     def close(self, *, stacks: bool = False) -> None:
         """End whatever is left of the launch, and wait until nothing is.

@@ -27,6 +27,9 @@ class LiveLines:
         self._write = write
         self._lines: deque[str] = deque()
 
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
     def add(self, rank: int, text: str) -> None:
         """Add one or more whole lines of a rank."""
         self._lines.extend(f"[rank {rank}] {line}\n" for line in text.splitlines())

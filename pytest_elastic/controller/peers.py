@@ -138,7 +138,7 @@ def written_by(directory: Path) -> tuple[int, int]:
     sizes = []
     for stream in ("stdout", "stderr"):
         try:
-            sizes.append((directory / f"{stream}.log").stat().st_size)
+            sizes.append(os.stat(f"{directory}/{stream}.log").st_size)
         except OSError:
             sizes.append(0)
     return sizes[0], sizes[1]

@@ -55,7 +55,8 @@ class Supervisor:
         purpose: What is done to agents and ranks on purpose.
         errands: What is to be done in the thread of the test.
         over: Called once nothing is left of the launch.
-        changed: Notified whenever something may have happened.
+        changed: Notified when something has happened that somebody waits for.
+        awaited: What they wait for; guarded by ``changed``.
         settled: Set when everything is known of a test; agents may still be about to end.
         done: Set at the end.
         broken: Traceback of a preload that failed: no rank was started.
@@ -71,6 +72,7 @@ class Supervisor:
         self.roster: Final = Roster()
         self.errands: Final[deque[Callable[[], None]]] = deque()
         self.changed: Final = threading.Condition()
+        self.awaited: Final[list[Callable[[], bool]]] = []
         self.settled: Final = threading.Event()
         self.done: Final = threading.Event()
         self.over: Callable[[], object] = lambda: None
@@ -137,6 +139,12 @@ class Supervisor:
         """Count the deadline from now on."""
         self._clocks.start(self.plan.timeout)
 
+    def _notify(self) -> None:
+        """Wake those who wait for something that has happened: to wake others would only take turns with them."""
+        with self.changed:
+            if self.errands or any(_has_come(reached) for reached in self.awaited):
+                self.changed.notify_all()
+
     # --- for ranks that run tests ---
 
     def begin_test(self, test: TestPlan) -> None:
@@ -168,7 +176,7 @@ class Supervisor:
     def rest(self) -> LaunchRecord:
         """Have the ranks wait for another test, without a deadline; return what they did in the last one."""
         self._clocks.start(None)
-        return replace(self.make_record(), goes_on=True)
+        return self.make_record(goes_on=True)
 
     def no_more_tests(self, timeout: float | None) -> None:
         """Have ranks that wait for a test end.
@@ -208,8 +216,7 @@ class Supervisor:
                     self._tails.follow(self.roster.ranks())
                 if not self.settled.is_set() and self._has_settled():
                     self._settle()
-                with self.changed:
-                    self.changed.notify_all()
+                self._notify()
         except BaseException as error:  # noqa: BLE001 (raised in the thread of the test)
             self.error = error
             self._kill_all()
@@ -495,8 +502,12 @@ class Supervisor:
             with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
                 os.unlink(semaphore)
 
-    def make_record(self) -> LaunchRecord:
-        """Return what is known by now."""
+    def make_record(self, *, goes_on: bool = False) -> LaunchRecord:
+        """Return what is known by now.
+
+        Args:
+            goes_on: The ranks have run a test, and wait for another: all that counts is what they said.
+        """
         directory = self.plan.directory
         return LaunchRecord(
             name=self._work_name,
@@ -509,16 +520,24 @@ class Supervisor:
             nproc=self.plan.nproc,
             worlds=tuple(self.roster.worlds),
             ranks=self.roster.rank_records(directory),
-            agents=self.roster.agent_records(),
+            agents=() if goes_on else self.roster.agent_records(),
             events=tuple(self.roster.events),
             leftovers=tuple(self.roster.leftovers),
             warnings=tuple(self.roster.warnings),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._server.last_words()
-            if any(agent.finished is None for agent in self.roster.agents)
+            if not goes_on and any(agent.finished is None for agent in self.roster.agents)
             else "",
             cut_short=self._cut_short,
             split=self._split,
             faults_left=self.purpose.faults.not_happened(),
+            goes_on=goes_on,
         )
+
+
+def _has_come(reached: Callable[[], bool]) -> bool:
+    try:
+        return reached()
+    except BaseException:  # noqa: BLE001 (raised again in the thread of whoever waits)
+        return True

@@ -25,7 +25,7 @@ def put_sections(report: pytest.TestReport, record: LaunchRecord, when: When, sh
         shown: The ranks whose output is wanted.
     """
     for rank in record.last_world():
-        if rank.id.rank in shown:
+        if rank.id.rank in shown and not _is_silent(rank):
             for each in PHASES[: PHASES.index(when) + 1]:
                 report.sections += _output_of(rank, each)
 
@@ -48,6 +48,13 @@ def stack_sections(result: LaunchResult) -> list[tuple[str, str]]:
         if failure.stack:
             places.setdefault(shown(failure.stack), []).append(failure.rank)
     return [(f"Stacks of {fold(ranks)}", stack) for stack, ranks in places.items()]
+
+
+def _is_silent(rank: RankRecord) -> bool:
+    """Tell, without a look at its files, that a rank which has run its test has written and logged nothing."""
+    if rank.finished is None or not rank.reports or any(report.sections for report in rank.reports):
+        return False
+    return rank.reports[-1].written == rank.begun
 
 
 def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:

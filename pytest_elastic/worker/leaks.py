@@ -17,7 +17,6 @@ import pytest
 
 from pytest_elastic import kernel
 
-_PYTESTS_OWN: Final = b"PYTEST_CURRENT_TEST"
 _MOST_NAMES: Final = 5
 
 
@@ -176,13 +175,10 @@ class LeakWatch:
             cwd = os.getcwd()
         except FileNotFoundError:
             cwd = ""
-        # Undecoded: this is looked at several times a test.
-        environ = dict(os.environ._data)  # type: ignore[attr-defined]
-        environ.pop(_PYTESTS_OWN, None)
         # Threads of torch's that call Python (autograd) appear as dummies.
         threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
         return State(
-            environ=environ,
+            environ=kernel.raw_environ(),
             cwd=cwd,
             group=self._group(),
             threads=frozenset(threads),

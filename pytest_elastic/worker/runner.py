@@ -240,6 +240,13 @@ def _written(directory: Path) -> tuple[int, int]:
 def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:
     """Pickle a report as pytest serialises it; what others hung on it and cannot be sent is dropped and named."""
     data = report._to_json()
+    try:
+        whole = pickle.dumps(data)
+        pickle.loads(whole)
+    except Exception:  # noqa: BLE001 (found out below whose fault it is)
+        pass
+    else:
+        return whole, ()
     dropped: list[str] = []
     for name, value in list(data.items()):
         if name == "user_properties":
