@@ -82,6 +82,18 @@ class Outbox:
         """
         return self._connection.recv_bytes()
 
+    def receive_any(self) -> Any:
+        """Wait for one message; ``None`` for a frame that is none, which somebody was too late to take.
+
+        Raises:
+            EOFError: The controller is gone.
+        """
+        data = self.receive_bytes()
+        try:
+            return pickle.loads(data)
+        except Exception:  # noqa: BLE001 (it may be anything)
+            return None
+
     def hears_within(self, timeout: float) -> bool:
         """Wait for a message of the controller, or for its end, for some seconds; return whether one is there."""
         return self._connection.poll(timeout)

@@ -49,6 +49,7 @@ __all__ = [
     "stop_capture",
     "take_finalizers",
     "tear_down_everything",
+    "tear_down_for",
     "write_lines",
 ]
 
@@ -108,7 +109,12 @@ def has_live_log(config: pytest.Config) -> bool:
 
 def tear_down_everything(session: pytest.Session) -> None:
     """Tear down what is set up, as the end of a session does after an interruption."""
-    session._setupstate.teardown_exact(None)
+    tear_down_for(session, None)
+
+
+def tear_down_for(session: pytest.Session, nextitem: pytest.Item | None) -> None:
+    """Tear down what is set up and the next test does not share."""
+    session._setupstate.teardown_exact(nextitem)
 
 
 def show_live_log_by(config: pytest.Config, show: Callable[[str], None]) -> None:

@@ -98,7 +98,7 @@ def _remember(config: pytest.Config, needed: bool) -> None:
 def _memory(config: pytest.Config) -> list[str]:
     cache = getattr(config, "cache", None)  # -p no:cacheprovider
     known = cache.get(_MEMORY, []) if cache is not None else []
-    return known if isinstance(known, list) else []
+    return [entry for entry in known if isinstance(entry, str)] if isinstance(known, list) else []
 
 
 def _memory_key(config: pytest.Config) -> str:
@@ -156,11 +156,11 @@ def prepare_controller_fixtures(session: pytest.Session) -> None:
         moving.prepare(session)
 
 
-def tell_of_kept(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Fail the teardown of a test if ranks that are kept were lost before it, or do not end well after the last one."""
+def leave_scopes(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Have ranks that are kept between tests tear down what pytest tears down in its own process."""
     __tracebackhide__ = True
     if RUN in item.config.stash and role(item.config) == "controller":
-        run_of(item.config).tell_of_kept(last=nextitem is None)
+        run_of(item.config).leave_scopes(item, nextitem)
 
 
 def end_kept(session: pytest.Session) -> None:

@@ -261,6 +261,17 @@ class Go:
     """The controller's leave to start. A rank that has not heard it runs nothing."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TearDown:
+    """pytest has left a scope in which ranks that wait for a test may have fixtures.
+
+    Attributes:
+        kept: How many of the collectors around the last test stay set up, as in :class:`ItemOrder`.
+    """
+
+    kept: int
+
+
 @dataclass(frozen=True, slots=True)
 class NoMoreTests:
     """No test follows, for ranks that wait for one: they tear down what they have kept, and end."""

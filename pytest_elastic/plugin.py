@@ -91,10 +91,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """Tell what became of ranks that are kept between tests."""
+    """Have ranks that are kept between tests leave the scopes that pytest leaves."""
     __tracebackhide__ = True
     yield
-    detection.tell_of_kept(item, nextitem)
+    detection.leave_scopes(item, nextitem)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -23,6 +23,8 @@ class Clocks:
         self._deadline = math.inf
         self._end = math.inf
         self._bereft = math.inf
+        self._apart = math.inf
+        self._is_apart = False
         self._worlds: dict[str, float] = {}
 
     def start(self, timeout: float | None) -> None:
@@ -49,6 +51,19 @@ class Clocks:
         elif self._bereft == math.inf:
             self._bereft = clock.monotonic() + self._grace
 
+    def note_apart(self, apart: bool) -> None:
+        """Note whether some ranks are done with their test and others are not: that may take for the grace time."""
+        if apart is not self._is_apart:
+            self._is_apart = apart
+            self._apart = clock.monotonic() + self._grace if apart else math.inf
+
+    def apart_for_long(self) -> bool:
+        """Tell, once, that ranks have been apart for longer than the grace time."""
+        if clock.monotonic() < self._apart:
+            return False
+        self._apart = math.inf
+        return True
+
     def shorten(self, seconds: float) -> bool:
         """Have the deadline come in some seconds; return whether it would have come later."""
         earlier = clock.monotonic() + min(seconds, _AGES)
@@ -57,7 +72,7 @@ class Clocks:
 
     def patience(self) -> float | None:
         """Return the seconds until the next of these times, a day at most; ``None`` if there is none."""
-        nearest = min(self._deadline, self._end, self._bereft, *self._worlds.values(), math.inf)
+        nearest = min(self._deadline, self._end, self._bereft, self._apart, *self._worlds.values(), math.inf)
         return None if nearest == math.inf else min(clock.LONG, max(0.0, nearest - clock.monotonic()))
 
     def deadline_has_come(self) -> bool:

@@ -102,6 +102,11 @@ class Hearing:
         self._failures = FailureLog(log, nodeid) if log is not None else None
         self._services = RankServices(self._post, self._errand, fixtures)
 
+    @property
+    def keeps_ranks(self) -> bool:
+        """Ranks that are done with their test wait for another."""
+        return not self._last
+
     def no_more_tests(self) -> None:
         """Take note that ranks end when they have told how their work went."""
         self._last = True

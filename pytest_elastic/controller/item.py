@@ -153,7 +153,7 @@ class ElasticItem:
             modules=self._run.modules,
         )
         test = TestPlan(order=order, fixtures=self._fixtures, timeout=spec.timeout, name=item.name, nodeid=item.nodeid)
-        self._launch = self._run.begin_test(spec, request, test, self._sharing)
+        self._launch = self._run.begin_test(item, spec, request, test, self._sharing)
         self._fixtures.outlast(self._launch)
 
     def _kept_after(self, spec: LaunchSpec) -> int:

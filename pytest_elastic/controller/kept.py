@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,10 +134,18 @@ class _Surroundings:
 
 
 class _Group:
-    """Ranks that wait for a test, or run one."""
+    """Ranks that wait for a test, or run one.
 
-    def __init__(self, launch: Launch) -> None:
+    Attributes:
+        launch: Their launch.
+        isolation: How long they may be kept.
+        scopes: The collectors that are set up in them while they wait, from the session on.
+    """
+
+    def __init__(self, launch: Launch, isolation: str) -> None:
         self.launch: Final = launch
+        self.isolation: Final = isolation
+        self.scopes: list[object] = []
         self._port: socket.socket | None = None
 
     def hold_port(self) -> int:
@@ -155,60 +163,99 @@ class _Group:
             self._port = None
 
 
+_Key = tuple[Sharing, _Surroundings]
+
+
 class KeptGroups:
     """The groups of ranks of one session that are kept.
 
     Args:
         remove: Ends a launch, if it is not over, and removes its files.
+
+    Attributes:
+        untold: A line for each group that was lost, or did not end well, that no test has told yet.
+        leftovers: A line for each thing that they left behind.
     """
 
     def __init__(self, remove: Callable[[Launch], None]) -> None:
         self._remove = remove
-        self._groups: dict[tuple[Sharing, _Surroundings], _Group] = {}
+        self._groups: dict[_Key, _Group] = {}
+        self.untold: Final[list[str]] = []
+        self.leftovers: Final[list[str]] = []
 
-    def begin(self, sharing: Sharing, test: TestPlan, start: Callable[[], Launch]) -> tuple[Launch, list[str]]:
+    def begin(
+        self, item: pytest.Item, sharing: Sharing, isolation: str, test: TestPlan, start: Callable[[], Launch]
+    ) -> Launch:
         """Have a group run a test.
 
         Args:
-            sharing: What the test's marks ask for.
-            test: The test.
+            item: The test.
+            sharing: What its marks ask for.
+            isolation: How long its ranks may be kept.
+            test: What ranks are told of it.
             start: Starts new ranks for it.
-
-        Returns:
-            The launch, and a line for each group that was lost, or could not be ended well, since the last test.
         """
         key = (sharing, _Surroundings.now())
-        told = self._drop_lost()
+        self._drop_lost()
         group = self._groups.pop(key, None)
-        if group is not None:
-            self._groups[key] = group  # the one that was used last comes last
-            again = replace(test, order=replace(test.order, master_port=group.hold_port()))
-            try:
-                group.launch.begin_test(again)
-            except ElasticError:
-                group.launch.await_end(_DYING)
-                told += self._drop_lost()
-            else:
-                return group.launch, told
-        while len(self._groups) >= _MOST:
-            told += self._end(next(iter(self._groups)))
-        launch = start()
-        self._groups[key] = _Group(launch)
-        return launch, told
+        if group is not None and not self._begin_again(key, group, test):
+            group = None
+        if group is None:
+            while len(self._groups) >= _MOST:
+                self._end(next(iter(self._groups)))
+            group = self._groups[key] = _Group(start(), isolation)
+        group.scopes = list(item.listchain()[: test.order.kept])
+        return group.launch
+
+    def _begin_again(self, key: _Key, group: _Group, test: TestPlan) -> bool:
+        """Have ranks that wait run a test; tell whether they do."""
+        self._groups[key] = group  # the one that was used last comes last
+        again = replace(test, order=replace(test.order, master_port=group.hold_port()))
+        try:
+            group.launch.begin_test(again)
+        except ElasticError:
+            group.launch.await_end(_DYING)
+            self._drop_lost()
+            return False
+        return True
 
     def release(self, launch: Launch) -> None:
-        """Take note that a test is done with a launch: end it unless its ranks may run another."""
-        if launch.rests:
-            return
-        for key in [key for key, group in self._groups.items() if group.launch is launch]:
-            self._groups.pop(key).release_port()
-        self._remove(launch)
+        """Take note that a test is done with a launch: end it unless its ranks wait for another."""
+        if not launch.rests:
+            for key in [key for key, group in self._groups.items() if group.launch is launch]:
+                self._groups.pop(key).release_port()
+            self._remove(launch)
 
-    def end_all(self) -> Iterator[str]:
-        """End all groups; yield a line for each that did not end well."""
-        yield from self._drop_lost()
+    def leave(self, nextitem: pytest.Item | None) -> None:
+        """Have ranks tear down what pytest's next test is outside of, and end those that no test is to use again.
+
+        Args:
+            nextitem: That test, or ``None`` if none follows.
+        """
+        chain = nextitem.listchain() if nextitem is not None else []
+        for key, group in list(self._groups.items()):
+            if not group.launch.rests:
+                continue
+            kept = sum(1 for one, other in zip(group.scopes, chain, strict=False) if one is other)
+            lost_file = group.isolation == "module" and any(isinstance(s, pytest.File) for s in group.scopes[kept:])
+            if kept == 0 or lost_file or not group.launch.fit:
+                self._end(key)
+            elif kept < len(group.scopes):
+                group.scopes = group.scopes[:kept]
+                record = group.launch.tear_down_to(kept)
+                if record is not None:
+                    self._forget(key)
+                    self._take_note(record, "did not tear down well")
+
+    def end_all(self, timeout: float | None) -> None:
+        """End all groups.
+
+        Args:
+            timeout: Seconds that each of them gets at most, or ``None`` for those of its last test.
+        """
+        self._drop_lost()
         for key in list(self._groups):
-            yield from self._end(key)
+            self._end(key, timeout)
 
     def close(self) -> None:
         """Kill all groups."""
@@ -217,28 +264,27 @@ class KeptGroups:
             group.release_port()
         self._groups.clear()
 
-    def _drop_lost(self) -> list[str]:
+    def _drop_lost(self) -> None:
         """Forget the groups that ended while nobody used them."""
-        lost = [key for key, group in self._groups.items() if group.launch.over]
-        told = []
-        for key in lost:
+        for key in [key for key, group in self._groups.items() if group.launch.over]:
             record = self._groups[key].launch.record
             self._forget(key)
-            told += [f"ranks that are kept between tests were lost: {why}" for why in _what_went_wrong(record)]
-        return told
+            self._take_note(record, "were lost between tests")
 
-    def _end(self, key: tuple[Sharing, _Surroundings]) -> list[str]:
-        group = self._groups[key]
-        record = group.launch.end(group.launch.plan.timeout)
+    def _end(self, key: _Key, timeout: float | None = None) -> None:
+        record = self._groups[key].launch.end(timeout)
         self._forget(key)
-        return [f"ranks that were kept between tests did not end well: {why}" for why in _what_went_wrong(record)]
+        self._take_note(record, "did not end well")
 
-    def _forget(self, key: tuple[Sharing, _Surroundings]) -> None:
+    def _take_note(self, record: LaunchRecord | None, what: str) -> None:
+        if record is None:
+            return
+        error = judge(record).error
+        if error is not None:
+            self.untold.append(f"ranks that were kept {what}: {error}")
+        self.leftovers.extend(f"{left}; it was ended" for left in record.leftovers)
+
+    def _forget(self, key: _Key) -> None:
         group = self._groups.pop(key)
         group.release_port()
         self._remove(group.launch)
-
-
-def _what_went_wrong(record: LaunchRecord | None) -> list[str]:
-    error = judge(record).error if record is not None else None
-    return [str(error)] if error is not None else []

@@ -23,6 +23,7 @@ from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.supervisor import Supervisor
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.messages import TearDown
 from pytest_elastic.report.records import LaunchRecord
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Launch:
     Attributes:
         plan: What is run.
         rests: Its ranks have run a test, and wait for another.
+        fit: They may run one.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Launch:
     ) -> None:
         self.plan: Final = plan
         self.rests = False
+        self.fit = True
         self._last = not plan.kept
+        self._timeout = plan.timeout
         self._live = LiveLines(write)
         self._supervisor = Supervisor(plan, server, self._live, stream=stream)
         name = f"elastic-{self._supervisor.name}"
@@ -69,7 +73,7 @@ class Launch:
         self._supervisor.over = over
         self._supervisor.held_open = held_open
         if test is not None:
-            self._last = test.order.kept == 0
+            self._last, self._timeout = test.order.kept == 0, test.timeout
             self._supervisor.begin_test(test)
         else:
             self._supervisor.start_clocks()
@@ -150,12 +154,12 @@ class Launch:
             ElasticError: The launch is over, or one of its ranks is gone.
         """
         self._supervisor.actions.do(lambda: self._supervisor.begin_another_test(test))
-        self._last, self.rests = test.order.kept == 0, False
+        self._last, self._timeout, self.rests = test.order.kept == 0, test.timeout, False
 
     def wait_for_test(self) -> LaunchRecord:
         """Wait until the ranks have run their test: those that are kept then rest, the others have ended.
 
-        One that has failed, or is not fit for another test, ends the launch.
+        One that has failed ends the launch.
 
         Raises:
             BaseException: As for :meth:`wait`.
@@ -164,12 +168,31 @@ class Launch:
             return self.wait()
         self.wait_until(lambda: self.test_is_over() or in_trouble(self.roster.last_world()))
         with contextlib.suppress(ElasticError):  # it is over just now
-            if _fit(self.roster.last_world()) and self.test_is_over():
+            if self.test_is_over():
+                self.fit = _fit(self.roster.last_world())
                 record = self._supervisor.actions.do(self._supervisor.rest)
                 self.rests = True
                 return record
-            if self.test_is_over():
-                self._ask_to_end(self.plan.timeout)
+        return self.wait()
+
+    def tear_down_to(self, kept: int) -> LaunchRecord | None:
+        """Have ranks that rest tear down all but some collectors around their last test.
+
+        Args:
+            kept: How many.
+
+        Returns:
+            The end of the launch, if that failed.
+        """
+        with contextlib.suppress(ElasticError):
+            order = TearDown(kept=kept)
+            self._supervisor.actions.do(lambda: self._supervisor.resume(order, self._timeout))
+            self.rests = False
+            self.wait_until(lambda: self.test_is_over() or in_trouble(self.roster.last_world()))
+            if self.test_is_over() and not in_trouble(self.roster.last_world()):
+                self._supervisor.actions.do(self._supervisor.rest)
+                self.rests = True
+                return None
         return self.wait()
 
     def await_end(self, timeout: float) -> None:
@@ -187,22 +210,20 @@ class Launch:
             and all(rank.finished is not None and not rank.over() for rank in ranks)
         )
 
-    def end(self, timeout: float | None) -> LaunchRecord:
+    def end(self, timeout: float | None = None) -> LaunchRecord:
         """Have ranks that rest tear down what they have kept, and end.
 
         Args:
-            timeout: Seconds until they are killed, or ``None``.
+            timeout: Seconds until they are killed; ``None`` for those that their last test had.
 
         Raises:
             BaseException: As for :meth:`wait`.
         """
+        limits = [limit for limit in (timeout, self._timeout) if limit is not None]
         with contextlib.suppress(ElasticError):  # it is over already
-            self._ask_to_end(timeout)
+            self._supervisor.actions.do(lambda: self._supervisor.no_more_tests(min(limits, default=None)))
+            self._last, self.rests = True, False
         return self.wait()
-
-    def _ask_to_end(self, timeout: float | None) -> None:
-        self._supervisor.actions.do(lambda: self._supervisor.no_more_tests(timeout))
-        self._last, self.rests = True, False
 
     # --- a launch that somebody holds a handle on ---
 

@@ -47,7 +47,6 @@ class ElasticRun:
         given: What options and ini keys set.
         modules: Name and file of the test modules that pytest has imported.
         kept: Ranks that are kept for more than one test.
-        untold: Lines about such ranks that no test has told yet.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -67,7 +66,6 @@ class ElasticRun:
         self._unsafe: str | None = None
         self._untold: str | None = None
         self.kept: Final = KeptGroups(self._end)
-        self.untold: list[str] = []
         self._temporary = itertools.count()
         self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
@@ -130,23 +128,28 @@ class ElasticRun:
             self._orders[files] = self.session_order(files)
         return self._orders[files]
 
-    def tell_of_kept(self, *, last: bool) -> None:
-        """Fail if ranks that are kept were lost, or did not end well.
-
-        Args:
-            last: No other test follows: end those that are left.
-        """
+    def leave_scopes(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Have ranks that are kept tear down what pytest leaves; fail if they were lost, or do not do so well."""
         # The one frame that is not hidden: pytest adds a line to a failure that has none.
-        lines, self.untold = self.untold + (list(self.kept.end_all()) if last else []), []
+        self.kept.leave(nextitem)
+        lines, leftovers = list(self.kept.untold), list(self.kept.leftovers)
+        self.kept.untold.clear()
+        self.kept.leftovers.clear()
+        for left in leftovers:
+            item.warn(ElasticWarning(left))
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 
     def end_kept(self, session: pytest.Session) -> None:
         """End the ranks that are kept where a session is broken off. What goes wrong fails it: no test can tell it."""
-        for line in [*self.untold, *self.kept.end_all()]:
+        grace = self.setting("grace")
+        assert isinstance(grace, float)
+        # Somebody who presses Ctrl-C does not wait for a rank that waits for another.
+        self.kept.end_all(grace if session.exitstatus == pytest.ExitCode.INTERRUPTED else None)
+        for line in self.kept.untold:
             session.exitstatus = max(int(session.exitstatus), 1)
             terminal_writer(self._config)(f"\nERROR {line}\n")
-        self.untold.clear()
+        self.kept.untold.clear()
 
     def warn_once(self, item: pytest.Item) -> None:
         """Say on the first test on ranks what the ranks' session cannot have."""
@@ -244,7 +247,9 @@ class ElasticRun:
             assert self._directory is not None
             return self._directory
 
-    def begin_test(self, spec: LaunchSpec, request: Request, test: TestPlan, sharing: Sharing | None) -> Launch:
+    def begin_test(
+        self, item: pytest.Item, spec: LaunchSpec, request: Request, test: TestPlan, sharing: Sharing | None
+    ) -> Launch:
         """Have ranks run a test: fresh ones, or where it may share them such as wait for it."""
         __tracebackhide__ = True
         if sharing is None:
@@ -254,9 +259,7 @@ class ElasticRun:
             name = f"kept-{test.nodeid.partition('::')[0]}" if spec.isolation == "module" else "kept"
             return self.launch(self.plan(spec, replace(request, kept=True), nodeid=name), test)
 
-        launch, told = self.kept.begin(sharing, test, start)
-        self.untold += told
-        return launch
+        return self.kept.begin(item, sharing, spec.isolation, test, start)
 
     def end_test(self, launch: Launch, temporary: Path, *, beside: bool) -> None:
         """Take note that a test is done with its launch.

@@ -31,7 +31,7 @@ from pytest_elastic.controller.store_host import StoreHost
 from pytest_elastic.controller.sweeping import sweep
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.forking import Task
-from pytest_elastic.messages import AgentHello, Go, NoMoreTests, RankHello
+from pytest_elastic.messages import AgentHello, Go, NoMoreTests, RankHello, TearDown
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.spec import takes_late_nodes
 
@@ -184,10 +184,29 @@ class Supervisor:
         Args:
             timeout: Deadline in seconds, or ``None``.
         """
+        self._hearing.no_more_tests()
+        self.resume(NoMoreTests(), timeout)
+
+    def resume(self, order: TearDown | NoMoreTests, timeout: float | None) -> None:
+        """Have ranks that wait for a test do something else.
+
+        Args:
+            order: What.
+            timeout: Deadline in seconds, or ``None``.
+        """
         for rank in self.roster.ranks():
             rank.finished = None
+        self._work_name = "the teardown of ranks that are kept"
+        self._started_ns = clock.monotonic_ns()
         self._timeout = timeout
         self._clocks.start(timeout)
+        self._tell_ranks(pickle.dumps(order))
+
+    def _part(self) -> None:
+        """Have ranks that are done with their test end: others are not, and may wait for them in a collective.
+
+        They would wait for ever: ranks that are kept have not left their group. The others end when they are done.
+        """
         self._hearing.no_more_tests()
         self._tell_ranks(pickle.dumps(NoMoreTests()))
 
@@ -438,6 +457,11 @@ class Supervisor:
         self._clocks.note_bereft(missed or membership.waits_in_vain(self.roster))
         if self._clocks.end_has_come():
             self._kill_all()
+        ranks = self.roster.last_world()
+        done = [rank for rank in ranks if rank.finished is not None]
+        self._clocks.note_apart(self._hearing.keeps_ranks and 0 < len(done) < len(ranks))
+        if self._clocks.apart_for_long():
+            self._part()
 
     def _kill_all(self) -> None:
         self._killing_since = self._killing_since or clock.monotonic()

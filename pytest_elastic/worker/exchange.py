@@ -42,6 +42,7 @@ class Exchange:
     Attributes:
         shared: Directory that all ranks of the test have in common.
         period: Part of the test that is under way.
+        interrupted: Name of a call whose answer nobody has taken, or an empty text.
     """
 
     def __init__(self, me: RankId, outbox: Outbox) -> None:
@@ -54,14 +55,13 @@ class Exchange:
         self._number = 0
         self._rounds: Counter[Period] = Counter()
         self._calls: Counter[tuple[str, int]] = Counter()
-        self._interrupted = ""
+        self.interrupted = ""
 
     def begin_test(self, shared: Path) -> None:
         """Take note that another test begins. Calls of factories, which wider fixtures may hold, are counted on."""
         self.shared = shared
         self.period = "test"
         self._rounds.clear()
-        self._interrupted = ""
 
     def meet(self, what: str, value: object) -> list[Any]:
         """Give a value, wait until every rank has given one, and return all of them in order of rank.
@@ -134,9 +134,9 @@ class Exchange:
             raise ElasticError(
                 f"{who} was used in a process that rank {self.me.rank} forked; use it in the rank's own process"
             )
-        if self._interrupted:
+        if self.interrupted:
             raise ElasticError(
-                f"{who} on rank {self.me.rank}: {self._interrupted} was interrupted on this rank, and nothing more "
+                f"{who} on rank {self.me.rank}: {self.interrupted} was interrupted on this rank, and nothing more "
                 "can be asked of the controller in this test"
             )
         self._number += 1
@@ -144,9 +144,10 @@ class Exchange:
             self._outbox.send(RankAsks(id=self.me, number=self._number, what=what))
             good, data = self._answer()
         except (OSError, EOFError) as error:
+            self.interrupted = who
             raise ElasticError(f"{who} on rank {self.me.rank}: the controller is gone ({error})") from error
         except BaseException:
-            self._interrupted = who  # perhaps in the middle of a frame
+            self.interrupted = who  # perhaps in the middle of a frame
             raise
         if not good:
             raise_refusal(data)

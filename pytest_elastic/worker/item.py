@@ -13,9 +13,10 @@ import pytest
 from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
-from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder
+from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
+from pytest_elastic.worker.exchange import EXCHANGE
 from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
@@ -30,14 +31,18 @@ from pytest_elastic.worker.surroundings import apply_seed
 def run_tests(order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
     """Run the test that the controller names, and further ones as long as it names any; return the exit code."""
     tests = RankTests(order, session, me, outbox, stacks)
-    wanted: ItemOrder | NoMoreTests = outbox.receive()
-    while isinstance(wanted, ItemOrder):
+    wanted: ItemOrder | TearDown | NoMoreTests = outbox.receive()
+    while not isinstance(wanted, NoMoreTests):
         started_ns = clock.monotonic_ns()
-        if tests.run(wanted) != 0:
+        if isinstance(wanted, TearDown):
+            code, leaks = tests.tear_down_to(wanted.kept), Leaks(told=(), spoilt=False)
+        else:
+            code = tests.run(wanted)
+            if code == 0 and wanted.kept == 0:
+                return 0
+            leaks = tests.leaks()
+        if code != 0:
             return 1
-        if wanted.kept == 0:
-            return 0
-        leaks = tests.leaks()
         outbox.send(
             RankFinished(
                 id=me.id,
@@ -73,11 +78,13 @@ class RankTests:
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
         self._session: RankSession | None = None
+        self._item: pytest.Item | None = None
 
     def run(self, wanted: ItemOrder) -> int:
         """Run one test; return 0 if it did not fail."""
         try:
             session, item = self._find(wanted)
+            self._item = item
             if wanted.master_port:
                 self._move_master(session, wanted.master_port)
             apply_seed(wanted.seed)
@@ -105,14 +112,21 @@ class RankTests:
     def leaks(self) -> Leaks:
         """Tell what the test has left changed."""
         assert self._session is not None
-        return self._session.plugins.watch.look()
+        leaks = self._session.plugins.watch.look()
+        interrupted = self._session.config.stash[EXCHANGE].interrupted
+        if not interrupted:
+            return leaks
+        # Its answer may be on its way, and would be taken for that of the next test's call.
+        return Leaks(told=(*leaks.told, f"left a call of {interrupted} that was interrupted"), spoilt=True)
 
-    def wait_for_next(self) -> ItemOrder | NoMoreTests:
+    def wait_for_next(self) -> ItemOrder | TearDown | NoMoreTests:
         """Wait for the next test. A rank that is told to end meanwhile tears down what it has kept, and ends."""
         try:
             with self._stop.possible():
-                wanted: ItemOrder | NoMoreTests = self._outbox.receive()
-                return wanted
+                while True:
+                    wanted = self._outbox.receive_any()
+                    if isinstance(wanted, (ItemOrder, TearDown, NoMoreTests)):
+                        return wanted
         except RankStopped:
             self._tear_down(_print)
             self._stop.obey()
@@ -120,17 +134,25 @@ class RankTests:
         except (OSError, EOFError):
             os._exit(1)  # the controller is gone
 
-    def end(self) -> int:
-        """Tear down what was kept; return 0 if that did not fail."""
+    def tear_down_to(self, kept: int) -> int:
+        """Tear down all but some collectors around the last test; return 0 if that did not fail."""
+        assert self._session is not None
+        assert self._item is not None
         try:
-            assert self._session is not None
-            compat.tear_down_everything(self._session.session)
-            self._group.end()
+            self._session.plugins.runner.tear_down_to(self._item, kept)
         except BaseException as error:  # noqa: BLE001 (whatever a fixture raises)
             self._tell(error)
+            self._tear_down(_print)
             return 1
-        self._stop.obey()
         return 0
+
+    def end(self) -> int:
+        """Tear down what was kept; return 0 if that did not fail."""
+        code = self.tear_down_to(0)
+        if code == 0:
+            self._group.end()
+            self._stop.obey()
+        return code
 
     def _tell(self, error: BaseException) -> None:
         skip = frames_above_the_work(error)

@@ -52,6 +52,29 @@ class Leaks:
     spoilt: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """What somebody has changed by right: a fixture of a wider scope, or this package.
+
+    Attributes:
+        names: Environment variables.
+        cwd: The working directory.
+        group: The default process group.
+    """
+
+    names: frozenset[bytes]
+    cwd: bool
+    group: bool
+
+    @classmethod
+    def between(cls, before: State, after: State) -> _Change:
+        return cls(
+            names=frozenset(_differing(before.environ, after.environ)),
+            cwd=before.cwd != after.cwd,
+            group=before.group is not after.group,
+        )
+
+
 class LeakWatch:
     """Compares the process after a test with what it may be. A plugin of the rank's session.
 
@@ -72,13 +95,10 @@ class LeakWatch:
         now = self._look()
         self._environ = now.environ
         self._cwd = now.cwd
-        # A wider fixture may put back what it changed when it is torn down: what ever was right still is.
-        self._values: dict[bytes, set[bytes | None]] = {}
-        self._cwds = {now.cwd}
         self._right_group = _reference_to(now.group)
-        self._maker: object = None
         self._threads = set(now.threads)
         self._children = set(now.children)
+        self._changes: dict[pytest.FixtureDef[Any], _Change] = {}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
@@ -90,15 +110,18 @@ class LeakWatch:
         try:
             return (yield)
         finally:
-            if self._accept(before, self._look()):
-                self._maker = fixturedef
+            after = self._look()
+            change = self._changes[fixturedef] = _Change.between(before, after)
+            self._accept(change, after)
+            self._threads |= after.threads - before.threads
+            self._children |= after.children - before.children
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """Accept that a fixture which has made the process group destroys it."""
-        if self._watches and fixturedef is self._maker:
-            self._maker = None
-            self._right_group = _reference_to(self._group())
+        """Accept what has become of that when the fixture is torn down."""
+        change = self._changes.pop(fixturedef, None) if self._watches else None
+        if change is not None:
+            self._accept(change, self._look())
 
     def own(self, change: Callable[[], object]) -> None:
         """Accept what this package itself changes."""
@@ -107,28 +130,24 @@ class LeakWatch:
             return
         before = self._look()
         change()
-        self._accept(before, self._look())
+        after = self._look()
+        self._accept(_Change.between(before, after), after)
 
-    def _accept(self, before: State, after: State) -> bool:
-        """Take what has changed between two moments for right; return whether the process group has."""
-        # What the test itself had changed before is not the fixture's.
-        for name in _differing(before.environ, after.environ):
-            self._values.setdefault(name, {self._environ.get(name)}).add(after.environ.get(name))
-            _put(self._environ, name, after.environ.get(name))
-        if after.cwd != before.cwd:
-            self._cwds.add(after.cwd)
-            self._cwd = after.cwd
-        self._threads |= after.threads - before.threads
-        self._children |= after.children - before.children
-        if after.group is before.group:
-            return False
-        self._right_group = _reference_to(after.group)
-        return True
+    def _accept(self, change: _Change, now: State) -> None:
+        """Take for right what is now of something that was changed by right."""
+        for name in change.names:
+            _put(self._environ, name, now.environ.get(name))
+        if change.cwd:
+            self._cwd = now.cwd
+        if change.group:
+            self._right_group = _reference_to(now.group)
 
     def look(self) -> Leaks:
         """Tell what a test that is over has left, and undo what can be undone."""
         now = self._look()
-        told = [*self._put_variables_back(now), *self._go_back(now)]
+        told = self._put_variables_back(now)
+        directory, is_lost = self._go_back(now)
+        told += directory
         group_is_right = self._is_right(now.group)
         if not group_is_right:
             told.append(self._doing_to_group(now.group))
@@ -139,24 +158,26 @@ class LeakWatch:
         # The others, and processes, are named when the rank ends with them. One without a command line has ended.
         lasting = any(not thread.daemon for thread in threads)
         running = any(kernel.command_line(pid) for pid in now.children - self._children)
-        return Leaks(told=tuple(told), spoilt=not group_is_right or lasting or running)
+        return Leaks(told=tuple(told), spoilt=not group_is_right or lasting or running or is_lost)
 
     def _put_variables_back(self, now: State) -> list[str]:
-        names = []
-        for name in sorted(_differing(now.environ, self._environ)):
-            if now.environ.get(name) not in self._values.get(name, ()):
-                names.append(os.fsdecode(name))
-                _put(os.environb, name, self._environ.get(name))
+        names = sorted(_differing(now.environ, self._environ))
+        for name in names:
+            _put(os.environb, name, self._environ.get(name))
         if not names:
             return []
+        shown = ", ".join(map(os.fsdecode, names[:_MOST_NAMES]))
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        return [f"left the environment changed ({', '.join(names[:_MOST_NAMES])}{more}), which was put back"]
+        return [f"left the environment changed ({shown}{more}), which was put back"]
 
-    def _go_back(self, now: State) -> list[str]:
-        if now.cwd in self._cwds:
-            return []
-        os.chdir(self._cwd)
-        return ["left the working directory changed, which was put back"]
+    def _go_back(self, now: State) -> tuple[list[str], bool]:
+        if now.cwd == self._cwd:
+            return [], False
+        try:
+            os.chdir(self._cwd)
+        except OSError:
+            return ["left the working directory changed, and the one before is gone"], True
+        return ["left the working directory changed, which was put back"], False
 
     def _is_right(self, group: Any) -> bool:
         if self._right_group is None:

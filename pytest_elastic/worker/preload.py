@@ -79,6 +79,7 @@ def _load() -> None:
         from pytest_elastic.worker.names import stop_reverse_lookups
 
         stop_reverse_lookups()
+        gc.enable()  # a conftest may have an opinion about that
         state.unsafe = import_all(early, tolerated=frozenset(early))
         told = True
         order = _read_order(order_fd)
@@ -100,7 +101,6 @@ def _load() -> None:
     # the collected session must not make an error of it, which would end the server.
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
     gc.freeze()
-    gc.enable()
     # What is left in a buffer would be written by every process that is forked from here.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

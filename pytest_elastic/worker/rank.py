@@ -119,7 +119,7 @@ def _leave_world(me: Identity, outbox: Outbox, *, forked: bool) -> None:
     leave: Leave | None = Leave(together=True) if me.id.world_size == 1 else None
     with contextlib.suppress(OSError, EOFError):  # the controller is gone, or a test closed the connection
         if forked and leave is None and outbox.hears_within(_TOGETHER):
-            leave = outbox.receive()
+            leave = _wait_for_leave(outbox)
     # A forked process ends without destructors, which a group that was not destroyed might not survive.
     if forked and leave is not None and leave.together:
         return
@@ -129,7 +129,14 @@ def _leave_world(me: Identity, outbox: Outbox, *, forked: bool) -> None:
             dist.destroy_process_group()
     if me.id.rank == 0 and leave is None:
         with contextlib.suppress(OSError, EOFError):
-            outbox.receive()
+            _wait_for_leave(outbox)
+
+
+def _wait_for_leave(outbox: Outbox) -> Leave:
+    while True:
+        leave = outbox.receive_any()
+        if isinstance(leave, Leave):
+            return leave
 
 
 def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) -> bytes:  # noqa: A002

@@ -94,13 +94,21 @@ class ItemRunner:
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
         """Run the three phases; logstart and logfinish are the controller's."""
         self.session = item.session
-        compat.runtestprotocol(item, log=True, nextitem=self._next_after(item))
+        compat.runtestprotocol(item, log=True, nextitem=self._next_after(item, self.kept))
         return True
 
-    def _next_after(self, item: pytest.Item) -> pytest.Item | None:
-        if self.kept == 0:
+    def tear_down_to(self, item: pytest.Item, kept: int) -> None:
+        """Tear down all but some of the collectors around a test that is over.
+
+        Raises:
+            BaseException: What a fixture raises.
+        """
+        compat.tear_down_for(item.session, self._next_after(item, kept))
+
+    def _next_after(self, item: pytest.Item, kept: int) -> pytest.Item | None:
+        if kept == 0:
             return None
-        parent: Any = item.listchain()[self.kept - 1]
+        parent: Any = item.listchain()[kept - 1]
         following = _NextTest.from_parent(parent, name="following")
         following.runner = self
         return following

@@ -35,10 +35,11 @@ def apply_to_torch() -> None:
     import torch
     import torch.distributed as dist
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+        threads = min(cores, int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]))  # as torch itself has it
     except ValueError:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = cores
     if threads > 0 and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if "TORCH_DISTRIBUTED_DEBUG" in os.environ:

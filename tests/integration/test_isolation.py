@@ -23,7 +23,7 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
 
 def outcomes(result: pytest.RunResult) -> dict[str, str]:
     """Name of each test to its outcome, as ``-v`` tells it; an error comes after the outcome of the call."""
-    lines = re.findall(r"^\S+::(\S+) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)", result.stdout.str(), re.MULTILINE)
+    lines = re.findall(r"^\S+?::(\S+) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)", result.stdout.str(), re.MULTILINE)
     return {name: " ".join(outcome for other, outcome in lines if other == name) for name, _ in lines}
 
 
@@ -117,8 +117,8 @@ def test_other_module(): assert "test_it" not in sys.modules or not sys.modules[
     )
     result = run(pytester, "-v")
     assert outcomes(result) == {
-        "test_1": "PASSED",
-        "test_2": "PASSED",
+        "TestOne::test_1": "PASSED",
+        "TestOne::test_2": "PASSED",
         "test_3": "PASSED",
         "test_4": "PASSED",
         "test_plain_ones_between_do_not_matter": "PASSED",
@@ -243,10 +243,10 @@ def pytest_runtest_logstart(nodeid):
             "FAILED *::test_dies - [[]rank 1] exited with code 0 before the test *",
             "FAILED *::test_disagrees - the ranks disagree: rank 1 skipped*",
             "ERROR *::test_teardown_fails - [[]rank 1] ZeroDivisionError: *",
-            "ERROR *::test_wants_the_same_ranks - Failed: ranks that are kept*",
+            "ERROR *::test_wants_the_same_ranks - Failed: ranks that were kept*",
         ]
     )
-    result.stdout.fnmatch_lines(["ranks that are kept between tests were lost: [[]rank 1] killed by SIGKILL after *"])
+    result.stdout.fnmatch_lines(["ranks that were kept were lost between tests: [[]rank 1] killed by SIGKILL after *"])
     assert "All traceback entries are hidden" not in result.stdout.str()
     assert [test for test, _ in warnings_of(result)] == ["test_dies_while_it_waits"]
 
@@ -290,11 +290,101 @@ def value_of_controller(): return 42
     result = run(pytester, "-x", "test_a.py", "test_c.py", "test_b.py")
     assert result.ret == 1
     result.assert_outcomes(passed=1, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["ranks that were kept * did not end well: [[]rank *] ValueError: torn down at last"])
+    result.stdout.fnmatch_lines(["ranks that were kept did not end well: [[]rank *] ValueError: torn down at last"])
     # A worker of pytest-xdist knows only its next test.
     result = run(pytester, "-n", "2", "--dist", "loadfile", "test_a.py", "test_b.py")
     assert result.ret == 1
     result.assert_outcomes(passed=3, errors=2)
+
+
+def test_ranks_leave_the_scopes_that_pytest_leaves(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nelastic_grace = 0.5\n")
+    pytester.makepyfile(
+        test_a=HEAD
+        + """
+class TestScope:
+    @pytest.fixture(scope="class")
+    def narrow(self, rank):
+        os.environ["NARROW"] = "1"
+        yield
+        del os.environ["NARROW"]
+        assert rank == 0, "narrow broke"
+    @elastic(isolation="session")
+    def test_1(self, narrow): pass
+    def test_plain_one_is_the_last_of_its_class(self): pass
+@elastic(isolation="session")
+def test_2(): assert "NARROW" not in os.environ
+@elastic(isolation="session")
+def test_changes_it_too(): os.environ["NARROW"] = "2"
+@elastic(isolation="session")
+def test_it_is_as_it_should_be(): assert "NARROW" not in os.environ
+def test_plain_one_is_the_last_of_its_file(): pass
+""",
+        test_b=HEAD
+        + """
+import signal
+@elastic(isolation="session", timeout=1)
+def test_3(): pass
+
+def interrupt(*args): raise LookupError
+@elastic(isolation="session")
+def test_interrupts_a_call(rank, elastic_barrier):
+    if rank == 0:
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(LookupError): elastic_barrier()
+    else:
+        while not os.path.exists("interrupted"): time.sleep(0.01)
+        elastic_barrier()
+    open("interrupted", "w").close()
+
+@pytest.fixture(scope="module")
+def slow():
+    yield
+    time.sleep(1.5)  # longer than the deadline of the test that started these ranks
+@elastic(isolation="session", timeout=1)
+def test_4(): pass
+@elastic(isolation="session")
+def test_is_not_measured_by_another_deadline(slow): threading.Thread(target=time.sleep, args=(100,)).start()
+
+@elastic(isolation="module", backend="gloo")
+def test_one_returns_early(rank):
+    if rank == 1: dist.barrier()
+@elastic(isolation="module", backend="gloo")
+def test_5(): dist.barrier()
+@elastic(isolation="module", backend="gloo")
+@pytest.mark.skip
+def test_last_of_its_file_is_skipped(): pass
+""",
+    )
+    result = run(pytester, "-v")
+    assert outcomes(result) == {
+        "TestScope::test_1": "PASSED",
+        "TestScope::test_plain_one_is_the_last_of_its_class": "PASSED ERROR",
+        "test_2": "PASSED",
+        "test_changes_it_too": "PASSED",
+        "test_it_is_as_it_should_be": "PASSED",
+        "test_plain_one_is_the_last_of_its_file": "PASSED",
+        "test_3": "PASSED",
+        "test_interrupts_a_call": "PASSED",
+        "test_4": "PASSED",
+        "test_is_not_measured_by_another_deadline": "PASSED",
+        "test_one_returns_early": "FAILED",
+        "test_5": "PASSED",
+        "test_last_of_its_file_is_skipped": "SKIPPED",
+    }
+    result.stdout.fnmatch_lines(
+        [
+            "ranks that were kept did not tear down well: [[]rank 1] AssertionError: narrow broke*",
+            "the ranks disagree: rank 1 lost a peer in barrier at test_b.py:* (collateral); rank 0 passed",
+        ]
+    )
+    assert [(test, told.partition(";")[0]) for test, told in warnings_of(result)] == [
+        ("test_changes_it_too", "ranks 0-1 left the environment changed (NARROW), which was put back"),
+        ("test_interrupts_a_call", "rank 0 left a call of elastic_barrier that was interrupted"),
+        ("test_is_not_measured_by_another_deadline", "rank 0 left thread 'Thread-1 (sleep)' behind"),
+        ("test_is_not_measured_by_another_deadline", "rank 1 left thread 'Thread-1 (sleep)' behind"),
+    ]
 
 
 def test_each_test_may_make_its_own_group(pytester: pytest.Pytester) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,13 @@ NOTHING = Leaks(told=(), spoilt=False)
 
 class Group:
     """Stands for a process group."""
+
+
+class Definition:
+    """Stands for pytest's definition of a fixture."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
 
 
 class World:
@@ -40,7 +46,7 @@ def watch(world: World) -> LeakWatch:
 
 def set_up(watch: LeakWatch, scope: str, change: Any) -> Any:
     """Set up a fixture of a scope, as pytest's hook does; return its definition."""
-    definition: Any = SimpleNamespace(scope=scope)
+    definition: Any = Definition(scope)
     around = watch.pytest_fixture_setup(definition)
     next(around)
     change()
@@ -87,13 +93,31 @@ def test_what_wider_fixtures_change_is_theirs(
         os.environ["WIDE"] = "1"
         os.chdir(tmp_path)
 
-    set_up(watch, "module", change)
+    definition = set_up(watch, "module", change)
     assert watch.look().told == ("left the environment changed (TEST), which was put back",)
     assert (os.environ["WIDE"], Path.cwd()) == ("1", tmp_path)
     # It is torn down.
     del os.environ["WIDE"]
     os.chdir(before)
+    watch.pytest_fixture_post_finalizer(definition)
     assert watch.look() == NOTHING
+    # What was right while it was set up is so no longer.
+    os.environ["WIDE"] = "1"
+    os.chdir(tmp_path)
+    assert len(watch.look().told) == 2
+    assert ("WIDE" in os.environ, Path.cwd()) == (False, before)
+    assert watch.look() == NOTHING
+
+
+def test_a_directory_that_is_gone(watch: LeakWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    watch.begin(lambda: None)
+    os.chdir(tmp_path)
+    (tmp_path / "gone").rmdir()
+    told = "left the working directory changed, and the one before is gone"
+    assert watch.look() == Leaks(told=(told,), spoilt=True)
 
 
 def test_what_a_fixture_of_the_test_changes_is_the_tests(watch: LeakWatch) -> None:
