@@ -13,6 +13,8 @@ from rounds import Round, Turn
 
 RANKS = 4
 BATCH = 5
+WARM_BATCH = 25
+"""Tests of a turn where ranks stay: they are short, and the first of a turn wakes processes that have slept."""
 OURS = "this plugin"
 MODULE = "this plugin, isolation=module"
 CONTINUOUS = "torch MultiProcContinuousTest"
@@ -36,11 +38,12 @@ def measure(report: Report, runs: int) -> None:
     rounds.enter(FLOOR, lambda: steady(floor(RANKS), BATCH))
     rounds.enter(FLOOR_DESTROY, lambda: steady(floor(RANKS, destroy=True), BATCH))
     rounds.enter(OURS, lambda: steady(elastic(OURS, tests=(runs + 1) * BATCH, nproc=RANKS), BATCH))
-    tests = Warm.tests(BATCH)
+    tests = Warm.tests(WARM_BATCH)
     rounds.enter(
-        MODULE, lambda: warm(elastic(MODULE, tests=tests, copies=copies, nproc=RANKS, isolation="module"), BATCH)
+        MODULE, lambda: warm(elastic(MODULE, tests=tests, copies=copies, nproc=RANKS, isolation="module"), WARM_BATCH)
     )
-    rounds.enter(CONTINUOUS, lambda: warm(peer(CONTINUOUS, "continuous_sum.py", tests=tests, copies=copies), BATCH))
+    continuous = partial(peer, CONTINUOUS, "continuous_sum.py", tests=tests, copies=copies)
+    rounds.enter(CONTINUOUS, lambda: warm(continuous(), WARM_BATCH))
     for name, file in SESSIONS.items():
         start: Callable[[], Gated] = partial(peer, name, file, tests=runs + 1)
         rounds.enter(name, partial(_one, start))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from contestant import FLOOR, FLOOR_DESTROY, Gated, Warm, elastic, floor, other
-from questions.peers import steady, warm
+from questions.peers import WARM_BATCH, steady, warm
 from report import Report, Table, ratio, seconds
 from rounds import Closes, Round, Turn
 
@@ -41,12 +41,13 @@ def measure(report: Report, runs: int) -> None:
 
 def _contestants(ranks: int, runs: int, batch: int) -> dict[str, Callable[[], tuple[Closes, Turn]]]:
     copies = [f"sum_{number:03}.py" for number in range(runs + 1)]
+    stay = WARM_BATCH if batch > 1 else batch
     return {
         FLOOR: lambda: steady(floor(ranks), batch),
         FLOOR_DESTROY: lambda: steady(floor(ranks, destroy=True), batch),
         OURS: lambda: steady(elastic(OURS, tests=(runs + 1) * batch, nproc=ranks), batch),
         MODULE: lambda: warm(
-            elastic(MODULE, tests=Warm.tests(batch), copies=copies, nproc=ranks, isolation="module"), batch
+            elastic(MODULE, tests=Warm.tests(stay), copies=copies, nproc=ranks, isolation="module"), stay
         ),
     }
 
