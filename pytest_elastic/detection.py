@@ -156,11 +156,16 @@ def prepare_controller_fixtures(session: pytest.Session) -> None:
         moving.prepare(session)
 
 
-def leave_scopes(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Have ranks that are kept between tests tear down what pytest tears down in its own process."""
+@contextmanager
+def leaving_scopes(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Have ranks that are kept between tests tear down what pytest is about to tear down in its own process."""
     __tracebackhide__ = True
-    if RUN in item.config.stash and role(item.config) == "controller":
-        run_of(item.config).leave_scopes(item, nextitem)
+    run = run_of(item.config) if RUN in item.config.stash and role(item.config) == "controller" else None
+    if run is not None:
+        run.kept.leave(nextitem)  # before pytest does, since fixtures of ranks may use some of the controller's
+    yield
+    if run is not None:
+        run.leave_scopes(item, nextitem)
 
 
 def end_kept(session: pytest.Session) -> None:

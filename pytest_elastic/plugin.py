@@ -93,8 +93,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
     """Have ranks that are kept between tests leave the scopes that pytest leaves."""
     __tracebackhide__ = True
-    yield
-    detection.leave_scopes(item, nextitem)
+    with detection.leaving_scopes(item, nextitem):
+        yield
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -129,7 +129,7 @@ class ElasticRun:
         return self._orders[files]
 
     def leave_scopes(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """Have ranks that are kept tear down what pytest leaves; fail if they were lost, or do not do so well."""
+        """End ranks that their test has left unfit; fail if some were lost, or have not torn down or ended well."""
         # The one frame that is not hidden: pytest adds a line to a failure that has none.
         self.kept.leave(nextitem)
         lines, leftovers = list(self.kept.untold), list(self.kept.leftovers)
