@@ -156,16 +156,21 @@ def prepare_controller_fixtures(session: pytest.Session) -> None:
         moving.prepare(session)
 
 
-@contextmanager
-def leaving_scopes(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Have ranks that are kept between tests tear down what pytest is about to tear down in its own process."""
+def leave_scopes(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Have ranks that are kept between tests tear down what pytest is about to tear down in its own process.
+
+    Before pytest does so, since fixtures of ranks may use some of the controller's.
+    """
     __tracebackhide__ = True
-    run = run_of(item.config) if RUN in item.config.stash and role(item.config) == "controller" else None
-    if run is not None:
-        run.kept.leave(nextitem)  # before pytest does, since fixtures of ranks may use some of the controller's
-    yield
-    if run is not None:
-        run.leave_scopes(item, nextitem)
+    if RUN in item.config.stash and role(item.config) == "controller":
+        run_of(item.config).kept.leave(nextitem)
+
+
+def tell_of_kept(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Fail the teardown of a test if ranks that are kept were lost, or have not torn down or ended well."""
+    __tracebackhide__ = True
+    if RUN in item.config.stash and role(item.config) == "controller":
+        run_of(item.config).tell_of_kept(item, nextitem)
 
 
 def end_kept(session: pytest.Session) -> None:

@@ -93,8 +93,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
     """Have ranks that are kept between tests leave the scopes that pytest leaves."""
     __tracebackhide__ = True
-    with detection.leaving_scopes(item, nextitem):
-        yield
+    detection.leave_scopes(item, nextitem)
+    yield
+    detection.tell_of_kept(item, nextitem)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

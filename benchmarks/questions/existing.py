@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from contestant import ALONE, ContestantError, environment
+from contestant import ALONE, ELASTIC, ContestantError, environment
 from report import Report, compare
 
 SUITE = Path(__file__).parents[2] / "tests" / "integration" / "existing" / "multi_process.py"
@@ -32,7 +31,7 @@ def outcomes(report: Path) -> dict[str, tuple[str, str]]:
 def session(directory: Path, *options: str) -> tuple[float, dict[str, tuple[str, str]]]:
     """Run the suite once; return the time of the whole session and the outcomes."""
     report = directory / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command = [*ELASTIC, "-p", "no:cacheprovider"]
     command += [f"--junitxml={report}", *options]
     begin = time.perf_counter()
     done = subprocess.run(command, cwd=directory, env=environment(ALONE), capture_output=True, text=True, check=False)

@@ -128,7 +128,7 @@ class ElasticRun:
             self._orders[files] = self.session_order(files)
         return self._orders[files]
 
-    def leave_scopes(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    def tell_of_kept(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """End ranks that their test has left unfit; fail if some were lost, or have not torn down or ended well."""
         # The one frame that is not hidden: pytest adds a line to a failure that has none.
         self.kept.leave(nextitem)
