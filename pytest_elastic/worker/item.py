@@ -34,15 +34,16 @@ def run_tests(order: RankOrder, session: SessionOrder, me: Identity, outbox: Out
     wanted: ItemOrder | TearDown | NoMoreTests = outbox.receive()
     while not isinstance(wanted, NoMoreTests):
         started_ns = clock.monotonic_ns()
+        leaks = Leaks(told=(), spoilt=False)
         if isinstance(wanted, TearDown):
-            code, leaks = tests.tear_down_to(wanted.kept), Leaks(told=(), spoilt=False)
+            if tests.tear_down_to(wanted.kept) != 0:
+                return 1
         else:
-            code = tests.run(wanted)
-            if code == 0 and wanted.kept == 0:
+            if tests.run(wanted) != 0:
+                return 1
+            if wanted.kept == 0:
                 return 0
             leaks = tests.leaks()
-        if code != 0:
-            return 1
         outbox.send(
             RankFinished(
                 id=me.id,

@@ -35,11 +35,12 @@ def apply_to_torch() -> None:
     import torch
     import torch.distributed as dist
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     try:
-        threads = min(cores, int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]))  # as torch itself has it
+        # As torch itself has it: a number that is given is bounded by the machine, not by this process's share of it.
+        threads = min(cores, int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]))
     except ValueError:
-        threads = cores
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     if threads > 0 and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if "TORCH_DISTRIBUTED_DEBUG" in os.environ:

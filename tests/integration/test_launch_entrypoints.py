@@ -395,7 +395,7 @@ def test_one_rank_keeps_its_threads(elastic_launch: ElasticLaunch, monkeypatch: 
 
 def test_the_users_number_of_threads_is_kept(elastic_launch: ElasticLaunch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    most = min(3, len(os.sched_getaffinity(0)))  # torch starts no more than there are cores
+    most = min(3, os.cpu_count() or 1)  # torch starts no more than there are cores
     assert elastic_launch(threads, nproc=2, timeout=DEADLINE) == {0: ("3", most), 1: ("3", most)}
     assert elastic_launch(threads, env={"OMP_NUM_THREADS": "2"}, nproc=1, timeout=DEADLINE) == {0: ("2", 2)}
 
