@@ -7,8 +7,8 @@ makes of real ones has not been run by this project.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_elastic import kernel
@@ -29,11 +29,14 @@ class Survey:
         kind: Type of the one that ``torch.accelerator`` stands for, if it is there; else ``"cpu"``.
         private: Name of torch's private backend (``torch.utils.rename_privateuse1_backend``).
         counts: Type to the number of devices; types of which there is none are missing.
+        ids: Type to what tells each of its devices from all others, whatever they are called here; a type whose
+            devices tell nothing of the kind is missing.
     """
 
     kind: str
     private: str
     counts: Mapping[str, int]
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -77,7 +80,15 @@ class TorchAccelerators:
         counts = {kind: count for kind in (*KINDS, private) if (count := self._count(kind))}
         current = torch.accelerator.current_accelerator()
         kind = current.type if current is not None and current.type in counts else CPU
-        return Survey(kind=kind, private=private, counts=counts)
+        ids = {kind: ids for kind, count in counts.items() if (ids := self._ids(kind, count))}
+        return Survey(kind=kind, private=private, counts=counts, ids=ids)
+
+    def _ids(self, kind: str, count: int) -> tuple[str, ...]:
+        import torch
+
+        properties = getattr(getattr(torch, kind), "get_device_properties", None)
+        found = [getattr(properties(index), "uuid", None) for index in range(count)] if properties is not None else []
+        return tuple(map(str, found)) if all(id is not None for id in found) else ()  # noqa: A001
 
     def _count(self, kind: str) -> int:
         import torch

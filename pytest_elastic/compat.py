@@ -28,6 +28,7 @@ __all__ = [
     "ReprFileLocation",
     "ReprTraceback",
     "capture_nothing",
+    "column",
     "configure",
     "count_finalizers",
     "definitions_for",
@@ -50,7 +51,9 @@ __all__ = [
     "take_finalizers",
     "tear_down_everything",
     "tear_down_for",
+    "terminal_file",
     "write_lines",
+    "write_through",
 ]
 
 
@@ -163,6 +166,46 @@ def write_lines(reporter: Any, text: str) -> None:
         reporter.write("\n")
     reporter.currentfspath = None  # the next outcome begins a line of its own, with the name of the file
     reporter.write(text, flush=True)
+
+
+def terminal_file(reporter: Any) -> Any:
+    """Return the file to which the terminal reporter writes."""
+    return reporter._tw._file
+
+
+def column(reporter: Any) -> int:
+    """Return how wide the line is that the terminal reporter is writing."""
+    return int(reporter._tw.width_of_current_line)
+
+
+def write_through(reporter: Any, write: Callable[[Callable[[str], Any], str], Any]) -> Callable[[], None]:
+    """Have what the terminal reporter writes go through a function; return what undoes it.
+
+    Args:
+        reporter: pytest's terminal reporter.
+        write: Called with the file's own ``write`` and a text.
+    """
+    file = reporter._tw._file
+    reporter._tw._file = _Through(file, write)
+
+    def undo() -> None:
+        reporter._tw._file = file
+
+    return undo
+
+
+class _Through:
+    """A file whose ``write`` is another one's."""
+
+    def __init__(self, file: Any, write: Callable[[Callable[[str], Any], str], Any]) -> None:
+        self._file = file
+        self._write = write
+
+    def write(self, text: str) -> Any:
+        return self._write(self._file.write, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def silence_terminal(reporter: Any) -> None:

@@ -179,6 +179,13 @@ def end_kept(session: pytest.Session) -> None:
         run_of(session.config).end_kept(session)
 
 
+def tell_worker(node: Any) -> None:
+    """Tell a worker of pytest-xdist whether the progress of its launches is shown."""
+    from pytest_elastic.controller.workers_progress import tell_worker as tell
+
+    tell(node)
+
+
 def end_shared(config: pytest.Config) -> None:
     """End the run's etcd in the main process of pytest-xdist, whose workers only borrow it."""
     if role(config) != "controller" or hasattr(config, "workerinput") or not getattr(config.option, "tx", None):

@@ -139,13 +139,15 @@ class DeviceOrder:
 
     Attributes:
         kind: Type of device.
-        variable: Environment variable that hides the devices of other nodes, or an empty text if there is one node.
+        variable: Environment variable that hides the devices of others, or an empty text if these are all there are.
         visible: Its value for each rank.
+        single: Each rank sees one device only; else the index of its device is its local rank.
     """
 
     kind: str = "cpu"
     variable: str = ""
     visible: tuple[str, ...] = ()
+    single: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

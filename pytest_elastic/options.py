@@ -277,6 +277,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             flag=True,
         ),
         Setting(
+            name="cpu_slots",
+            default=None,
+            allowed="an int >= 1",
+            check=_integer(1),
+            parse=int,
+            help="how many ranks the workers of pytest-xdist run at a time (default: one on each core); a test with "
+            "more of them runs alone",
+            launch=False,
+            metavar="N",
+        ),
+        Setting(
             name="group",
             default=False,
             allowed="true or false",

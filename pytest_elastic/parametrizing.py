@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.controller.configuring import configured
 from pytest_elastic.detection import MARK
 from pytest_elastic.options import LAUNCH_ARGUMENTS, SETTINGS, Given
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
@@ -109,7 +110,7 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
         if name in parameters and not compat.has_fixture_of_users(item, name)
     }
     chosen |= _set_by_parameters(own, chosen, given, swept=[name for name in _SWEPT if _hidden(name) in parameters])
-    spec = make_spec(SOURCE, chosen, given)
+    spec = configured(make_spec(SOURCE, chosen, given), item)
     unfit = _unfit_for_sharing(spec, arguments)
     if spec.isolation == "function" or unfit is None:
         return spec

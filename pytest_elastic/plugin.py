@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import detection
+from pytest_elastic import detection, hookspecs
 from pytest_elastic.fixtures import (  # noqa: F401 (pytest finds fixtures in the plugin's module)
     _elastic_ports,
     elastic_launch,
@@ -40,6 +40,11 @@ MARKER = (
 )
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
     add_options(parser)
@@ -51,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[GIVEN] = read_options(config)
     detection.start_as_last_time(config)
     detection.use_spawn_option(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist whether somebody may see its progress."""
+    detection.tell_worker(node)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

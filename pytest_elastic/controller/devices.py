@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 from pytest_elastic.accelerators import CPU, Survey, read_survey
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import DeviceOrder
+from pytest_elastic.one_line import one_line
 from pytest_elastic.options import SETTINGS
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
@@ -31,6 +32,8 @@ _COUNTED: Final = {"gpu": "cuda", "xpu": "xpu"}
 """torchrun's words for the number of devices, and the type that they count."""
 
 Ask = Callable[[Mapping[str, str]], Survey]
+Choose = Callable[[str, tuple[str, ...], int], Sequence[str] | None]
+"""From a type of device, what they are called, and the number of ranks, to the device of each rank or nothing."""
 
 
 class TooFewDevicesError(ArgumentError):
@@ -42,12 +45,57 @@ class Placement:
     """Where the ranks of a launch run.
 
     Attributes:
+        nodes: Number of nodes.
         nproc: Ranks a node.
-        devices: Their devices.
+        kind: Type of their devices.
+        names: What this machine's devices of the type are called.
+        ids: What tells them from all others, in the same order.
+        variable: Environment variable that hides some of them from a process, or an empty text if there is none.
+        given: The device of each rank, by name, where a plugin has chosen them.
+        virtual: Each rank is to see its own device only (torch's ``virtual_local_rank``).
     """
 
+    nodes: int
     nproc: int
-    devices: DeviceOrder
+    kind: str = CPU
+    names: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    variable: str = ""
+    given: tuple[str, ...] = ()
+    virtual: bool = False
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.nodes * self.nproc
+
+    @property
+    def wanted(self) -> tuple[tuple[str, ...], int]:
+        """Ids of devices, and how many of them the launch needs for itself."""
+        if self.given:
+            chosen = tuple(id for name, id in zip(self.names, self.ids, strict=True) if name in self.given)  # noqa: A001
+            return chosen, len(chosen)
+        # Where nothing can hide devices from a process, a launch has all of them.
+        return self.ids, self.world_size if self.variable else len(self.ids)
+
+    def devices(self, ids: Sequence[str]) -> DeviceOrder:
+        """Divide devices among the ranks: the index of a rank's device is its local rank, as torchrun has it.
+
+        Args:
+            ids: The devices that the launch has.
+        """
+        if self.kind == CPU:
+            return DeviceOrder()
+        mine = self.given or tuple(n for n, id in zip(self.names, self.ids, strict=True) if id in ids)  # noqa: A001
+        if self.nodes == 1 and mine == self.names:
+            return DeviceOrder(kind=self.kind)
+        nodes = [mine[first : first + self.nproc] for first in range(0, self.world_size, self.nproc)]
+        # A list in which a device comes twice would end there.
+        single = self.virtual or any(len(set(node)) < len(node) for node in nodes)
+        width = 1 if single else self.nproc
+        firsts = [rank - rank % width for rank in range(self.world_size)]
+        visible = tuple(",".join(mine[first : first + width]) for first in firsts)
+        return DeviceOrder(kind=self.kind, variable=self.variable, visible=visible, single=single)
 
 
 class Devices:
@@ -82,8 +130,9 @@ class Devices:
         nodes: int,
         nproc: int | None = None,
         virtual: bool = False,
+        choose: Choose | None = None,
     ) -> Placement:
-        """Choose the number of ranks and their devices.
+        """Find out the number of ranks, and which devices there are for them.
 
         Args:
             spec: The launch.
@@ -91,6 +140,7 @@ class Devices:
             nodes: How many nodes it has at most.
             nproc: Ranks a node, if something else than the spec says so.
             virtual: Each rank is to see its own device only (torch's ``virtual_local_rank``).
+            choose: Chooses the device of each rank.
 
         Raises:
             ArgumentError: torch does not know what ``nproc`` or ``device`` names.
@@ -98,19 +148,37 @@ class Devices:
         """
         number = nproc if nproc is not None else self._number(spec.nproc, environ)
         if spec.device == CPU:
-            return Placement(nproc=number, devices=DeviceOrder())
+            return Placement(nodes=nodes, nproc=number)
         survey = self._survey(environ)
         kind = survey.kind if spec.device == "auto" else spec.device
         if kind == CPU:
-            return Placement(nproc=number, devices=DeviceOrder())
+            return Placement(nodes=nodes, nproc=number)
         if kind not in survey.kinds:
             known = ", ".join(f'"{name}"' for name in ("cpu", *survey.kinds, "auto"))
             raise ArgumentError(f'device="{kind}": torch has no such accelerator; allowed are {known}')
         count, needed = survey.counts.get(kind, 0), nodes * number
-        if count < needed:
+        variables = _VISIBLE.get(kind, ())
+        variable = next((variable for variable in variables if environ.get(variable)), (*variables, "")[0])
+        names = _names(count, environ.get(variable, ""))
+        given = tuple(choose(kind, names, needed) or ()) if choose is not None else ()
+        if given:
+            _check_choice(given, kind, names, needed, variable)
+        elif count < needed:
             raise TooFewDevicesError(f"needs {needed} {kind} {_noun(needed)}, {_has(kind, count, environ)}")
+        elif nodes > 1 and not variable:
+            raise ArgumentError(
+                f'device="{kind}": {nodes} nodes on one machine cannot share devices of this type, since no '
+                "environment variable is known that hides some of them from a process; use nnodes=1"
+            )
         return Placement(
-            nproc=number, devices=_divide(kind, count, environ, nodes=nodes, nproc=number, virtual=virtual)
+            nodes=nodes,
+            nproc=number,
+            kind=kind,
+            names=names,
+            ids=tuple(survey.ids.get(kind, ())) or names,
+            variable=variable,
+            given=given,
+            virtual=virtual,
         )
 
     def _number(self, nproc: int | str, environ: Mapping[str, str]) -> int:
@@ -118,10 +186,10 @@ class Devices:
         if isinstance(nproc, int):
             return nproc
         if nproc == CPU:
-            return _cores()
+            return cores()
         survey = self._survey(environ)
         if nproc == "auto":
-            return survey.counts.get(survey.kind, 0) or _cores()
+            return survey.counts.get(survey.kind, 0) or cores()
         kind = survey.private if nproc == survey.private else _COUNTED.get(nproc)
         if kind is None:
             private = f'{SETTINGS["nproc"].allowed}, which is "{survey.private}"'
@@ -160,24 +228,27 @@ def ask_torch(environ: Mapping[str, str]) -> Survey:
     return read_survey(answer.stdout)
 
 
-def _divide(kind: str, count: int, environ: Mapping[str, str], *, nodes: int, nproc: int, virtual: bool) -> DeviceOrder:
-    """Divide the devices of this machine among its nodes: the index of a rank's device is its local rank."""
-    if nodes == 1:
-        return DeviceOrder(kind=kind)
-    variables = _VISIBLE.get(kind)
-    if variables is None:
+def _names(count: int, visible: str) -> tuple[str, ...]:
+    """Return what devices are called in the variable that limits them."""
+    names = tuple(name.strip() for name in visible.split(",") if name.strip())[:count]
+    return names if len(names) == count else tuple(map(str, range(count)))
+
+
+def _check_choice(given: tuple[str, ...], kind: str, names: tuple[str, ...], needed: int, variable: str) -> None:
+    """Refuse devices that a plugin has chosen and that are not to be had.
+
+    Raises:
+        ArgumentError: It says what is allowed.
+    """
+    if len(given) != needed or not set(given) <= set(names):
         raise ArgumentError(
-            f'device="{kind}": {nodes} nodes on one machine cannot share devices of this type, since no environment '
-            "variable is known that hides some of them from a process; use nnodes=1"
+            f"pytest_elastic_map_devices: got {one_line(given)}, expected {needed} of {', '.join(names) or 'no device'}"
         )
-    variable = next((variable for variable in variables if environ.get(variable)), variables[0])
-    names = [name.strip() for name in environ.get(variable, "").split(",") if name.strip()]
-    if not names:
-        names = [str(index) for index in range(count)]
-    width = 1 if virtual else nproc
-    firsts = [rank - rank % width for rank in range(nodes * nproc)]
-    shares = tuple(",".join(names[first : first + width]) for first in firsts)
-    return DeviceOrder(kind=kind, variable=variable, visible=shares)
+    if not variable:
+        raise ArgumentError(
+            f"pytest_elastic_map_devices: got {one_line(given)}, but no environment variable is known that hides "
+            f"devices of type {kind!r} from a process"
+        )
 
 
 def _has(kind: str, count: int, environ: Mapping[str, str]) -> str:
@@ -189,6 +260,6 @@ def _noun(count: int) -> str:
     return "device" if count == 1 else "devices"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use, as torchrun counts them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -111,6 +111,10 @@ class Hearing:
         """Take note that ranks end when they have told how their work went."""
         self._last = True
 
+    def waiting(self, world: str) -> set[int]:
+        """Return the ranks of a world that wait in a call that all of them make; may be called from any thread."""
+        return self._services.waiting(world)
+
     def tell(self, peer: Peer, frame: bytes) -> None:
         """Send a pickle to a peer."""
         if not peer.gone():

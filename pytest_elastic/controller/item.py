@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_elastic import compat
+from pytest_elastic.controller.configuring import tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
@@ -40,7 +41,7 @@ from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
-from pytest_elastic.report.verdict import load_exception
+from pytest_elastic.report.verdict import judge, load_exception
 from pytest_elastic.spec import LaunchSpec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
@@ -196,6 +197,8 @@ class ElasticItem:
         __tracebackhide__ = True
         record = self._record = launch.wait_for_test()
         self._judgements = judge_test(record, broken=launch.broken)
+        if self._item.ihook.pytest_elastic_launch_finished.get_hookimpls():
+            tell_finished(judge(record).result, self._item)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
         try:

@@ -171,14 +171,16 @@ class KeptGroups:
 
     Args:
         remove: Ends a launch, if it is not over, and removes its files.
+        resume: Waits until a launch may go on; tells whether it may.
 
     Attributes:
         untold: A line for each group that was lost, or did not end well, that no test has told yet.
         leftovers: A line for each thing that they left behind.
     """
 
-    def __init__(self, remove: Callable[[Launch], None]) -> None:
+    def __init__(self, remove: Callable[[Launch], None], resume: Callable[[Launch], bool]) -> None:
         self._remove = remove
+        self._resume = resume
         self._groups: dict[_Key, _Group] = {}
         self.untold: Final[list[str]] = []
         self.leftovers: Final[list[str]] = []
@@ -210,6 +212,9 @@ class KeptGroups:
     def _begin_again(self, key: _Key, group: _Group, test: TestPlan) -> bool:
         """Have ranks that wait run a test; tell whether they do."""
         self._groups[key] = group  # the one that was used last comes last
+        if not self._resume(group.launch):
+            self._end(key)
+            return False
         again = replace(test, order=replace(test.order, master_port=group.hold_port()))
         try:
             group.launch.begin_test(again)
@@ -246,6 +251,12 @@ class KeptGroups:
                 if record is not None:
                     self._forget(key)
                     self._take_note(record, "did not tear down well")
+
+    def give_back_devices(self) -> None:
+        """End the groups that wait and have devices: somebody else waits for these."""
+        for key, group in list(self._groups.items()):
+            if group.launch.rests and group.launch.plan.turn is not None and group.launch.plan.turn.holds_devices:
+                self._end(key)
 
     def end_all(self, timeout: float | None) -> None:
         """End all groups.

@@ -18,6 +18,7 @@ from pytest_elastic import clock
 from pytest_elastic.controller.live import LiveLines
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
+from pytest_elastic.controller.progress import Progress
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
@@ -36,6 +37,7 @@ class Launch:
         plan: What to run.
         server: The server that forks agents and ranks.
         write: Writes lines to the terminal while the launch runs.
+        progress: Shows how it goes on.
         stream: What ranks write goes to the terminal as well as to their logs.
 
     Attributes:
@@ -50,14 +52,21 @@ class Launch:
         server: PreloadedServer,
         *,
         write: Callable[[str], None],
+        progress: Progress,
         stream: bool,
     ) -> None:
+        self._progress = progress
         self.plan: Final = plan
         self.rests = False
         self.fit = True
         self._last = not plan.kept
         self._timeout = plan.timeout
-        self._live = LiveLines(write)
+
+        def write_lines(text: str) -> None:
+            progress.wipe()
+            write(text)
+
+        self._live = LiveLines(write_lines)
         self._supervisor = Supervisor(plan, server, self._live, stream=stream)
         name = f"elastic-{self._supervisor.name}"
         self._thread = threading.Thread(target=self._supervisor.run, name=name, daemon=True)
@@ -106,11 +115,14 @@ class Launch:
         deadline = math.inf if timeout is None else clock.monotonic() + timeout
         try:
             while (errand := self._next_errand(reached, deadline)) is not None:
+                self._progress.wipe()
                 errand()
         except BaseException as error:
             # A person who presses Ctrl-C does not wait for stacks; a time-out of another plugin is to have them.
             self.close(stacks=isinstance(error, (Exception, pytest.fail.Exception)))
             raise
+        finally:
+            self._progress.wipe()
         self._live.show()
         return reached()
 
@@ -128,6 +140,7 @@ class Launch:
                     left = deadline - clock.monotonic()
                     if left <= 0:
                         break
+                    self._progress.tick(self)
                     # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
                     supervisor.changed.wait(min(1.0, left))
                     self._live.show()
@@ -264,6 +277,25 @@ class Launch:
     def roster(self) -> Roster:
         """Agents and ranks, and what each has told so far."""
         return self._supervisor.roster
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has run, or its ranks their test."""
+        return (clock.monotonic_ns() - self._supervisor.started_ns) / 1e9 if self._supervisor.started_ns else 0.0
+
+    @property
+    def timeout(self) -> float | None:
+        """Deadline of what it runs, in seconds."""
+        return self._supervisor.timeout
+
+    @property
+    def work_name(self) -> str:
+        """Name of what it runs."""
+        return self._supervisor.work_name
+
+    def waiting_ranks(self) -> set[int]:
+        """Return the ranks of the last world that wait in a call that all of them make."""
+        return self._supervisor.waiting_ranks()
 
     @property
     def settled(self) -> bool:

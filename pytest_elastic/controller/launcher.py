@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_elastic.controller.configuring import configured, tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
 from pytest_elastic.controller.holding import run_of
@@ -254,7 +255,7 @@ class ElasticLaunch:
                 raise ArgumentError(f"{source}(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
         # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
         given = {name: value for name, value in self._run.given.items() if name != "backend"}
-        spec = make_spec(source, settings, given)
+        spec = configured(make_spec(source, settings, given), self._request.node)
         if settings.get("isolation", "function") != "function":
             raise ArgumentError(
                 f'{source}(isolation="{spec.isolation}"): a call has ranks of its own; leave it out, or mark the test '
@@ -265,7 +266,7 @@ class ElasticLaunch:
     def _plan(self, spec: LaunchSpec, request: Request) -> LaunchPlan:
         __tracebackhide__ = True
         try:
-            return self._run.plan(spec, request, nodeid=self._request.node.nodeid)
+            return self._run.plan(spec, request, self._request.node)
         except TooFewDevicesError as error:
             if self._run.setting("strict"):
                 raise
@@ -308,8 +309,10 @@ class ElasticLaunch:
     def keep(self, record: LaunchRecord) -> Verdict:
         """Judge a launch, and keep its result for the report of the test."""
         verdict = judge(record)
-        self._request.node.stash[LAST_RESULT] = verdict.result
-        self._request.node.stash[CUT_SHORT] = record.cut_short
+        item = self._request.node
+        item.stash[LAST_RESULT] = verdict.result
+        tell_finished(verdict.result, item)
+        item.stash[CUT_SHORT] = record.cut_short
         return verdict
 
     def warn_of(self, result: LaunchResult) -> None:

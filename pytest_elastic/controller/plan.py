@@ -14,6 +14,7 @@ from pytest_elastic.report.records import Work
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.serving import Fixtures
+    from pytest_elastic.controller.turns import Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,7 @@ class LaunchPlan:
         faults: What the launch is to suffer.
         nodeid: The test that launches.
         failure_log: File to which failures are written the moment they are known, or ``None``.
+        turn: The CPUs and devices that the launch has taken, or ``None``.
     """
 
     directory: Path
@@ -96,6 +98,7 @@ class LaunchPlan:
     faults: tuple[Fault, ...] = ()
     nodeid: str = ""
     failure_log: Path | None = None
+    turn: Turn | None = field(default=None, repr=False, compare=False)
 
     @property
     def nproc(self) -> int:

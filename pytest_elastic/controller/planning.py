@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_elastic import clock
-from pytest_elastic.controller.devices import Devices
+from pytest_elastic.controller.devices import Choose, Devices, Placement
 from pytest_elastic.controller.entrypoint import EntryPoint
 from pytest_elastic.controller.environment import rank_environment
 from pytest_elastic.controller.launch_config import fields_of
@@ -77,13 +77,14 @@ def make_plan(
     request: Request,
     *,
     devices: Devices,
+    choose: Choose | None,
     run: str,
     launch: str,
     scratch: Path,
     directory: Path,
     grace: float,
-) -> LaunchPlan:
-    """Complete a plan: read the environment, choose the rendezvous settings, make the directories.
+) -> tuple[LaunchPlan, Placement]:
+    """Complete a plan, but for the devices: read the environment, choose the rendezvous settings, make the directories.
 
     Raises:
         ArgumentError: Arguments contradict each other.
@@ -108,6 +109,7 @@ def make_plan(
         nodes=most,
         nproc=torchs.nproc_per_node if torchs is not None else None,
         virtual=torchs is not None and torchs.virtual_local_rank,
+        choose=choose,
     )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
     for name, value in config.items():
@@ -126,7 +128,7 @@ def make_plan(
         who = "--elastic-log-dir: " if scratch not in directory.parents else ""
         raise ElasticError(f"{who}cannot make {directory}: {error.strerror}") from error
     entry = request.entry
-    return LaunchPlan(
+    plan = LaunchPlan(
         directory=directory,
         scratch=scratch,
         key=secrets.token_bytes(32),
@@ -146,7 +148,6 @@ def make_plan(
         sys_path=[path or cwd for path in sys.path],
         seed=spec.seed,
         backend=spec.backend,
-        devices=placement.devices,
         function=entry.function if entry is not None else None,
         command=entry.command if entry is not None else None,
         script=entry is not None and entry.script,
@@ -158,6 +159,7 @@ def make_plan(
         faults=request.faults,
         host_store=not config["rdzv_endpoint"],
     )
+    return plan, placement
 
 
 def torch_settings(spec: LaunchSpec, request: Request, *, nproc: int, launch: str) -> dict[str, Any]:

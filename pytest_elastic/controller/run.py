@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,9 @@ from typing import Final
 
 import pytest
 
+from pytest_elastic.accelerators import Survey
 from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
-from pytest_elastic.controller.devices import Devices
+from pytest_elastic.controller.devices import Devices, ask_torch
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.kept import KeptGroups, Sharing
@@ -26,6 +27,7 @@ from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.live import terminal_writer
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.planning import Request, make_plan
+from pytest_elastic.controller.progress import Progress, display_for
 from pytest_elastic.controller.reaping import Reaper
 from pytest_elastic.controller.server import (
     PreloadedServer,
@@ -33,6 +35,8 @@ from pytest_elastic.controller.server import (
     remove_run_directory,
 )
 from pytest_elastic.controller.steady_thread import SteadyThread
+from pytest_elastic.controller.turns import Turn, Turns
+from pytest_elastic.controller.workers_progress import workers_file
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.options import SETTINGS, Given
@@ -47,6 +51,7 @@ class ElasticRun:
         given: What options and ini keys set.
         modules: Name and file of the test modules that pytest has imported.
         kept: Ranks that are kept for more than one test.
+        progress: What a person sees of launches that take long.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -65,12 +70,19 @@ class ElasticRun:
         self._inline_turn = threading.Lock()
         self._unsafe: str | None = None
         self._untold: str | None = None
-        self.kept: Final = KeptGroups(self._end)
+        self.progress: Final = Progress(lambda: display_for(config, workers_file(config)))
+        self.kept: Final = KeptGroups(self._end, lambda launch: self._turns.resume(_turn_of(launch.plan)))
+        self._turns = Turns(
+            config,
+            cpu_slots=given["cpu_slots"].value if "cpu_slots" in given else None,
+            waits=self.progress.waits,
+            give_back=self.kept.give_back_devices,
+        )
         self._temporary = itertools.count()
         self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
-        self._devices = Devices()
+        self._devices = Devices(self._find_devices)
         self.modules: dict[str, str] = {}
         self._pytest_variables = pytest_variables()
         self._left_behind = plugins_left_behind(config)
@@ -194,13 +206,21 @@ class ElasticRun:
 
     # --- launches ---
 
-    def plan(self, spec: LaunchSpec, request: Request, *, nodeid: str) -> LaunchPlan:
-        """Make the plan of a launch for a test."""
+    def plan(self, spec: LaunchSpec, request: Request, item: pytest.Item, *, name: str | None = None) -> LaunchPlan:
+        """Make the plan of a launch for a test, and wait until it is its turn.
+
+        Args:
+            spec: What it is to be.
+            request: What it is to do.
+            item: The test.
+            name: What its logs are kept under; default the test's node id.
+        """
         __tracebackhide__ = True
         if os.getpid() != self._owner:
             raise ElasticError(
                 "elastic_launch was called in a process that the test forked; launch from the pytest process itself"
             )
+        nodeid = name if name is not None else item.nodeid
         launch = f"{self.directory.name}-{next(self._numbers)}"
         scratch = self.directory / launch
         logs = self.setting("log_dir")
@@ -210,10 +230,18 @@ class ElasticRun:
             directory, failure_log = kept / safe_name(nodeid) / launch, kept / FILE_NAME
         grace = self.setting("grace")
         assert isinstance(grace, float)
-        plan = make_plan(
+
+        def choose(kind: str, names: tuple[str, ...], ranks: int) -> Sequence[str] | None:
+            chosen: Sequence[str] | None = item.ihook.pytest_elastic_map_devices(
+                item=item, kind=kind, devices=names, world_size=ranks
+            )
+            return chosen
+
+        plan, placement = make_plan(
             spec,
             request,
             devices=self._devices,
+            choose=choose,
             run=self.directory.name,
             launch=launch,
             scratch=scratch,
@@ -222,7 +250,16 @@ class ElasticRun:
         )
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
-        return replace(plan, nodeid=nodeid, failure_log=failure_log)
+        self.progress.name = item.name
+        try:
+            turn = self._turns.take(placement, spec.timeout)
+        finally:
+            self.progress.wipe()
+        return replace(plan, nodeid=nodeid, failure_log=failure_log, devices=turn.devices, turn=turn)
+
+    def _find_devices(self, environ: Mapping[str, str]) -> Survey:
+        found: Survey | None = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)
+        return found if found is not None else ask_torch(environ)
 
     def make_temporary_directory(self) -> Path:
         """Make a directory in which the ranks of a test have their temporary directories; kept as pytest's own are."""
@@ -253,11 +290,11 @@ class ElasticRun:
         """Have ranks run a test: fresh ones, or where it may share them such as wait for it."""
         __tracebackhide__ = True
         if sharing is None:
-            return self.launch(self.plan(spec, request, nodeid=test.nodeid), test)
+            return self.launch(self.plan(spec, request, item), test)
 
         def start() -> Launch:
             name = f"kept-{test.nodeid.partition('::')[0]}" if spec.isolation == "module" else "kept"
-            return self.launch(self.plan(spec, replace(request, kept=True), nodeid=name), test)
+            return self.launch(self.plan(spec, replace(request, kept=True), item, name=name), test)
 
         return self.kept.begin(item, sharing, spec.isolation, test, start)
 
@@ -272,6 +309,7 @@ class ElasticRun:
         """
         with contextlib.suppress(OSError):
             temporary.rmdir()
+        _turn_of(launch.plan).rest()
         if launch.plan.kept:
             self.kept.release(launch)
             return
@@ -293,13 +331,17 @@ class ElasticRun:
 
     def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
-        launch = self._start_launch(plan, test, held_open)
-        if plan.needs_safe_server and self._unsafe is None:
-            launch.wait_until(lambda: launch.admitted)
-            if launch.unsafe is not None:
-                launch.close()
-                self._unsafe = self._untold = launch.unsafe
-                launch = self._start_launch(plan, test, held_open)
+        try:
+            launch = self._start_launch(plan, test, held_open)
+            if plan.needs_safe_server and self._unsafe is None:
+                launch.wait_until(lambda: launch.admitted)
+                if launch.unsafe is not None:
+                    launch.close()
+                    self._unsafe = self._untold = launch.unsafe
+                    launch = self._start_launch(plan, test, held_open)
+        except BaseException:
+            _turn_of(plan).end()
+            raise
         return launch
 
     def unsafe_once(self) -> str | None:
@@ -319,7 +361,11 @@ class ElasticRun:
                 over.callback(self._take_turn(plan))
             server = self._server_for(plan)
             over.callback(server.leave)
-            launch = Launch(plan, server, write=terminal_writer(self._config), stream=self.streams)
+            launch = Launch(
+                plan, server, write=terminal_writer(self._config), progress=self.progress, stream=self.streams
+            )
+            # One that finds its server unfit is started once more, from another.
+            over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())
             launch.start(over.pop_all().close, test=test, held_open=held_open)
         return launch
 
@@ -359,6 +405,11 @@ class ElasticRun:
         if self._directory is not None:
             remove_run_directory(self._directory)
             self._directory = None
+
+
+def _turn_of(plan: LaunchPlan) -> Turn:
+    assert plan.turn is not None
+    return plan.turn
 
 
 def safe_name(nodeid: str) -> str:

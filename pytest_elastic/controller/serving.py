@@ -78,6 +78,10 @@ class RankServices:
         elif isinstance(message, RankExited):
             self.gone(message.id, "was gone")
 
+    def waiting(self, world: str) -> set[int]:
+        """Return the ranks of a world that wait in a call that all of them make; may be called from any thread."""
+        return {rank for its_world, rank in list(self._waiting) if its_world == world}
+
     def gone(self, id: RankId, how: str) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank is at its end."""
         self._settle(id, self._world(id).over(id.rank, how))

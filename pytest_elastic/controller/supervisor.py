@@ -64,6 +64,9 @@ class Supervisor:
         error: An error of the supervisor's own.
         record: What is known of the launch once it is over.
         held_open: Somebody may still add nodes.
+        started_ns: When it began, or its ranks their test; 0 before.
+        timeout: Deadline of that in seconds, or ``None``.
+        work_name: What is run.
     """
 
     def __init__(self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, *, stream: bool) -> None:
@@ -106,7 +109,7 @@ class Supervisor:
         self.actions: Final = Actions(self._reception.wake)
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
-        self._timeout = plan.timeout
+        self.timeout = plan.timeout
         self._timed_out = False
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
@@ -115,9 +118,9 @@ class Supervisor:
         self._cut_short = False
         self._wants_stacks = False
         self._server_lost: str | None = None
-        self._started_ns = 0
+        self.started_ns = 0
         self._test: bytes | None = None
-        self._work_name = plan.name
+        self.work_name = plan.name
 
     def cancel(self, *, stacks: bool) -> None:
         """Have the launch end; may be called from any thread.
@@ -133,7 +136,11 @@ class Supervisor:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
         self.held_open = False
         if timeout is not None and self._clocks.shorten(timeout):
-            self._timeout = timeout
+            self.timeout = timeout
+
+    def waiting_ranks(self) -> set[int]:
+        """Return the ranks of the last world that wait in a call that all of them make; may be called anywhere."""
+        return self._hearing.waiting(self.roster.worlds[-1]) if self.roster.worlds else set()
 
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
@@ -149,14 +156,14 @@ class Supervisor:
 
     def begin_test(self, test: TestPlan) -> None:
         """Have the ranks run a test; those that are still to come as well."""
-        self._started_ns = clock.monotonic_ns()
+        self.started_ns = clock.monotonic_ns()
         self._test = pickle.dumps(test.order)
-        self._work_name = test.name
+        self.work_name = test.name
         self.roster.begin_test(self.plan.directory)
         self._hearing.begin(test.nodeid, test.fixtures)
         if test.order.kept == 0:
             self._hearing.no_more_tests()
-        self._timeout = test.timeout
+        self.timeout = test.timeout
         self._clocks.start(test.timeout)
         self._tell_ranks(self._test)
 
@@ -196,9 +203,9 @@ class Supervisor:
         """
         for rank in self.roster.ranks():
             rank.finished = None
-        self._work_name = "the teardown of ranks that are kept"
-        self._started_ns = clock.monotonic_ns()
-        self._timeout = timeout
+        self.work_name = "the teardown of ranks that are kept"
+        self.started_ns = clock.monotonic_ns()
+        self.timeout = timeout
         self._clocks.start(timeout)
         self._tell_ranks(pickle.dumps(order))
 
@@ -219,7 +226,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Run the launch from its start to its end, in a thread of its own."""
-        self._started_ns = self._started_ns or clock.monotonic_ns()
+        self.started_ns = self.started_ns or clock.monotonic_ns()
         try:
             self._start_agents()
             while not self.roster.over():
@@ -534,11 +541,11 @@ class Supervisor:
         """
         directory = self.plan.directory
         return LaunchRecord(
-            name=self._work_name,
+            name=self.work_name,
             work=self.plan.work,
-            timeout=self._timeout,
+            timeout=self.timeout,
             timed_out=self._timed_out,
-            started_ns=self._started_ns,
+            started_ns=self.started_ns,
             ended_ns=clock.monotonic_ns(),
             nodes=int(self.plan.config["min_nodes"]),
             nproc=self.plan.nproc,

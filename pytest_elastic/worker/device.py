@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def device_of(order: RankOrder, accelerators: Accelerators) -> torch.device:
-    """Return the device of this rank: the CPU, or the accelerator that has its local rank as index."""
-    return accelerators.device(order.devices.kind, int(os.environ.get("LOCAL_RANK", "0")))
+    """Return the device of this rank: the CPU, the one that it sees, or the one that has its local rank as index."""
+    index = 0 if order.devices.single else int(os.environ.get("LOCAL_RANK", "0"))
+    return accelerators.device(order.devices.kind, index)
 
 
 def select_device(order: RankOrder, accelerators: Accelerators) -> None:

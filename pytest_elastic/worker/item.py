@@ -13,6 +13,7 @@ import pytest
 from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
+from pytest_elastic.hookspecs import RankContext
 from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
@@ -80,6 +81,8 @@ class RankTests:
         self._group = DefaultGroup(order, self._accelerators)
         self._session: RankSession | None = None
         self._item: pytest.Item | None = None
+        self._watch: LeakWatch | None = None
+        self._started = False
 
     def run(self, wanted: ItemOrder) -> int:
         """Run one test; return 0 if it did not fail."""
@@ -189,18 +192,44 @@ class RankTests:
         plugins = session.plugins
         plugins.progress.bind(config, self._me.id, self._outbox)
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
-        plugins.group.make = self._group.make
+        plugins.group.make = self._make_group
         if wanted.kept:
-            plugins.group.make = lambda: self._make_group(plugins.watch)
+            self._watch = plugins.watch
             plugins.watch.begin(self._accelerators.group)
         if wanted.live_log:
             compat.show_live_log_by(config, plugins.runner.show_live_log)
 
-    def _make_group(self, watch: LeakWatch) -> None:
-        """Make the process group that is kept, if it is not there yet."""
+    def _make_group(self) -> None:
+        """Have other plugins prepare this rank, once, and make its process group, unless it is there already."""
         __tracebackhide__ = True
-        if not self._group.is_there():
-            watch.own(self._group.make)
+        assert self._item is not None
+        wanted = not self._started and self._item.ihook.pytest_elastic_rank_started.get_hookimpls()
+        self._started = True
+        changes = [self._have_prepared] if wanted else []
+        if self._watch is None or not self._group.is_there():
+            changes.append(self._group.make)
+        for change in changes:
+            if self._watch is not None:
+                self._watch.own(change)
+            else:
+                change()
+
+    def _have_prepared(self) -> None:
+        __tracebackhide__ = True
+        item = self._item
+        assert item is not None
+        me = self._me.id
+        context = RankContext(
+            config=item.config,
+            item=item,
+            rank=me.rank,
+            local_rank=me.local_rank,
+            node_rank=me.group_rank,
+            world_size=me.world_size,
+            restart=me.restart,
+            device=self._group.device,
+        )
+        item.ihook.pytest_elastic_rank_started(context=context)
 
     def _move_master(self, session: RankSession, port: int) -> None:
         """Have groups that a test makes find each other anew, whatever those of the last test did."""

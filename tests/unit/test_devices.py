@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic.accelerators import Survey, read_survey
-from pytest_elastic.controller.devices import Devices, TooFewDevicesError
+from pytest_elastic.controller.devices import Devices, Placement, TooFewDevicesError
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import DeviceOrder
 from pytest_elastic.options import SETTINGS
@@ -27,14 +27,20 @@ class Machine:
 
 
 BARE = Machine()
+TWO = Machine("cuda", cuda=2)
 FOUR = Machine("cuda", cuda=4)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def place(machine: Machine, environ: Mapping[str, str] | None = None, **arguments: Any) -> tuple[int, DeviceOrder]:
     spec = make_spec("marker elastic", arguments, {})
-    placement = Devices(machine).place(spec, environ or {}, nodes=spec.max_nodes)
-    return placement.nproc, placement.devices
+    return first_of(Devices(machine).place(spec, environ or {}, nodes=spec.max_nodes))
+
+
+def first_of(placement: Placement) -> tuple[int, DeviceOrder]:
+    """Have a launch get the first devices that will do."""
+    ids, number = placement.wanted
+    return placement.nproc, placement.devices(ids[:number])
 
 
 def refusal(machine: Machine, environ: Mapping[str, str] | None = None, **arguments: Any) -> str:
@@ -71,7 +77,7 @@ def test_words_for_the_number_of_ranks_have_torchruns_meaning(machine: Machine, 
 
 @pytest.mark.parametrize(
     ("machine", "device", "kind"),
-    [(BARE, "auto", "cpu"), (FOUR, "auto", "cuda"), (FOUR, "cuda", "cuda"), (Machine("npu", npu=2), "npu", "npu")],
+    [(BARE, "auto", "cpu"), (TWO, "auto", "cuda"), (TWO, "cuda", "cuda"), (Machine("npu", npu=2), "npu", "npu")],
 )
 def test_device(machine: Machine, device: str, kind: str) -> None:
     assert place(machine, nproc=2, device=device) == (2, DeviceOrder(kind=kind))
@@ -137,10 +143,67 @@ def test_nodes_of_one_machine_divide_its_devices(
 
 def test_ranks_that_each_call_their_device_0_see_one() -> None:
     spec = make_spec("elastic_launch", {"device": "cuda"}, {})
-    placement = Devices(FOUR).place(spec, {}, nodes=2, nproc=2, virtual=True)
-    assert placement.devices.visible == ("0", "1", "2", "3")
-    # Within one node torch's own agent sees to it.
-    assert Devices(FOUR).place(spec, {}, nodes=1, nproc=2, virtual=True).devices == DeviceOrder(kind="cuda")
+    _, devices = first_of(Devices(FOUR).place(spec, {}, nodes=2, nproc=2, virtual=True))
+    assert (devices.visible, devices.single) == (("0", "1", "2", "3"), True)
+    # Where they have all that there is, torch's own agent sees to it.
+    assert first_of(Devices(TWO).place(spec, {}, nodes=1, nproc=2, virtual=True)) == (2, DeviceOrder(kind="cuda"))
+
+
+def test_a_launch_sees_the_devices_that_it_got_and_no_others() -> None:
+    spec = make_spec("marker elastic", {"nproc": 2, "device": "cuda"}, {})
+    ids = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+    survey = Survey(kind="cuda", private="npu", counts={"cuda": 4}, ids={"cuda": ids})
+    placement = Devices(lambda environ: survey).place(spec, {"CUDA_VISIBLE_DEVICES": "3,2,1,0"}, nodes=1)
+    assert placement.wanted == (ids, 2)
+    order = placement.devices(["GPU-d", "GPU-b"])
+    assert order == DeviceOrder(kind="cuda", variable="CUDA_VISIBLE_DEVICES", visible=("2,0", "2,0"))
+
+
+def test_devices_that_nothing_can_hide_belong_to_one_launch_at_a_time() -> None:
+    spec = make_spec("marker elastic", {"nproc": 1, "device": "mtia"}, {})
+    placement = Devices(Machine("mtia", mtia=4)).place(spec, {}, nodes=1)
+    assert placement.wanted == (("0", "1", "2", "3"), 4)
+    assert placement.devices(["0", "1", "2", "3"]) == DeviceOrder(kind="mtia")
+
+
+def test_a_plugin_may_choose_the_device_of_each_rank() -> None:
+    asked = []
+
+    def choose(*what: Any) -> list[str]:
+        asked.append(what)
+        return ["1", "3", "1", "0"]
+
+    spec = make_spec("marker elastic", {"nproc": 2, "nnodes": 2, "device": "cuda"}, {})
+    placement = Devices(FOUR).place(spec, {}, nodes=2, choose=choose)
+    assert asked == [("cuda", ("0", "1", "2", "3"), 4)]
+    assert placement.wanted == (("0", "1", "3"), 3)
+    assert placement.devices(["0", "1", "3"]) == DeviceOrder(
+        kind="cuda", variable="CUDA_VISIBLE_DEVICES", visible=("1,3", "1,3", "1,0", "1,0")
+    )
+    shared = Devices(Machine("cuda", cuda=1)).place(spec, {}, nodes=2, choose=lambda *_: ["0"] * 4)
+    assert shared.devices(["0"]) == DeviceOrder(
+        kind="cuda", variable="CUDA_VISIBLE_DEVICES", visible=("0", "0", "0", "0"), single=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "chosen", "text"),
+    [
+        (TWO, "cuda", ["0"], "got ('0',), expected 2 of 0, 1"),
+        (TWO, "cuda", ["0", "7"], "got ('0', '7'), expected 2 of 0, 1"),
+        (
+            Machine("mtia", mtia=2),
+            "mtia",
+            ["1", "0"],
+            "got ('1', '0'), but no environment variable is known that hides ",
+        ),
+    ],
+)
+def test_a_choice_of_devices_that_are_not_there(machine: Machine, kind: str, chosen: list[str], text: str) -> None:
+    spec = make_spec("marker elastic", {"device": kind}, {})
+    with pytest.raises(ArgumentError) as error:
+        Devices(machine).place(spec, {}, nodes=1, choose=lambda *_: chosen)
+    assert str(error.value).startswith(f"pytest_elastic_map_devices: {text}")
 
 
 def test_torch_is_asked_once_for_each_set_of_visible_devices() -> None:
