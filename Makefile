@@ -1,7 +1,8 @@
 # make demo    install into .venv and run the examples
 # make test    install what development needs as well, and run every check
 # make bench   measure, beside others that start ranks; tables and a plot go to build/bench
-# make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned
+# make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
+#              20 times 40 tests on workers of pytest-xdist
 # make clean   remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13
@@ -45,6 +46,7 @@ soak: $(VENV)/.installed-development
 	@status=0; \
 	$(RUN) pytest -rP soak || status=1; \
 	CONFORMANCE_SPAWN=all $(RUN) pytest tests/conformance/test_conformance.py -k spawn || status=1; \
+	MIXED_TIMES=20 $(RUN) pytest tests/integration/test_xdist.py -k forty || status=1; \
 	exit $$status
 
 clean:

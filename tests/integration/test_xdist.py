@@ -1,0 +1,125 @@
+"""pytest-xdist: each worker is a controller of its own, and what it does is what one process would have done."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+MIXED = Path(__file__).with_name("mixed")
+DEADLINE = 30.0
+TIMES = int(os.environ.get("MIXED_TIMES", "1"))
+"""How often the 40 tests run on several workers."""
+
+
+def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
+    return pytester.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args, timeout=200)
+
+
+def outcomes(result: pytest.RunResult) -> list[str]:
+    """Return how each test ended and why, in the words of the short summary."""
+    lines = re.findall(r"^(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) .*$", result.stdout.str(), re.MULTILINE)
+    return sorted(lines)
+
+
+def clashes(entries: list[dict[str, Any]], what: str) -> list[str]:
+    """Return what two tests had at the same time."""
+    return [
+        f"{one['test']} and {other['test']}: {both}"
+        for number, one in enumerate(entries)
+        for other in entries[number + 1 :]
+        if one["begin"] < other["end"] and other["begin"] < one["end"]
+        if (both := set(one.get(what, [])) & set(other.get(what, [])))
+    ]
+
+
+def test_forty_tests_of_mixed_sizes_end_as_in_one_process(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, there in (("machine", "conftest"), ("sizes", "test_sizes"), ("launches", "test_launches")):
+        shutil.copy(MIXED / f"{name}.py", pytester.path / f"{there}.py")
+    monkeypatch.setenv("COLUMNS", "200")
+    found = []
+    log = pytester.path / "log"
+    monkeypatch.setenv("MIXED_LOG", str(log))
+    for workers in ("0", *["4"] * TIMES):
+        log.unlink(missing_ok=True)
+        result = run(pytester, f"-n{workers}", "-rA")
+        found.append(outcomes(result))
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        given = [port for entry in entries for port in entry.get("given", [])]
+        assert len(entries) == 16
+        assert len(given) == len(set(given)) == 4
+        assert clashes(entries, "ports") == clashes(entries, "devices") == []
+    assert len(found[0]) == 37  # four that skip at one place are one line
+    assert found == [found[0]] * (TIMES + 1)
+
+
+def await_true(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ranks_of(path: Path) -> list[int]:
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def test_a_killed_worker_leaves_no_rank_and_another_takes_its_place(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+import os, signal, threading
+from pathlib import Path
+import pytest
+
+def block():
+    with open("pids", "a") as file: file.write(f"{os.getpid()}\\n")
+    print("here", flush=True)
+    threading.Event().wait()
+
+def test_crashes(elastic_launch):
+    run = elastic_launch.start(block, nproc=2, timeout=60)
+    for rank in range(2): run.wait_for_output("here", rank=rank)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@pytest.mark.elastic(timeout=60)
+@pytest.mark.parametrize("nproc", [1, 2, 3, 4])
+def test_ranks(rank, nproc): pass
+"""
+    )
+    result = run(pytester, "-n1", "--max-worker-restart=1")
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines("*worker 'gw0' crashed while running 'test_it.py::test_crashes'*")
+    pids = ranks_of(pytester.path / "pids")
+    assert len(pids) == 2
+    await_true(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("dist", ["loadfile", "worksteal"])
+def test_ways_to_distribute_and_maxfail(pytester: pytest.Pytester, dist: str) -> None:
+    source = """
+import pytest
+@pytest.mark.elastic(nproc=2, timeout=60)
+@pytest.mark.parametrize("n", range(6))
+def test_ranks(rank, worker_id, n):
+    assert worker_id in ("gw0", "gw1")
+    assert n != NUMBER or rank != 1
+"""
+    pytester.makepyfile(test_a=source.replace("NUMBER", "5"), test_b=source.replace("NUMBER", "0"))
+    result = run(pytester, "-nauto", "--maxprocesses=2", f"--dist={dist}", "--maxfail=2")
+    count = result.parseoutcomes()
+    assert count["failed"] == 2
+    assert count.get("passed", 0) <= 10
+    result.stdout.fnmatch_lines_random(
+        ["FAILED test_[ab].py::test_ranks[[]?[]] - [[]rank 1[]] assert*", "*stopping after 2 failures*"]
+    )
