@@ -25,6 +25,7 @@ from pytest_elastic.messages import ItemOrder
 from pytest_elastic.parametrizing import SOURCE, spec_of
 from pytest_elastic.report import merge
 from pytest_elastic.report.culprit import Blame
+from pytest_elastic.report.finished import result_of_test
 from pytest_elastic.report.judgement import (
     PHASES,
     Culprit,
@@ -41,7 +42,7 @@ from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
-from pytest_elastic.report.verdict import judge, load_exception
+from pytest_elastic.report.verdict import load_exception
 from pytest_elastic.spec import LaunchSpec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
@@ -198,7 +199,7 @@ class ElasticItem:
         record = self._record = launch.wait_for_test()
         self._judgements = judge_test(record, broken=launch.broken)
         if self._item.ihook.pytest_elastic_launch_finished.get_hookimpls():
-            tell_finished(judge(record).result, self._item)
+            tell_finished(result_of_test(record), self._item)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
         try:
