@@ -169,8 +169,8 @@ def write_lines(reporter: Any, text: str) -> None:
 
 
 def terminal_file(reporter: Any) -> Any:
-    """Return the file to which the terminal reporter writes."""
-    return reporter._tw._file
+    """Return the file to which the terminal reporter writes; ``None`` without one, or where it is not pytest's own."""
+    return getattr(getattr(reporter, "_tw", None), "_file", None)
 
 
 def column(reporter: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -60,13 +61,13 @@ class Terminal:
     def __init__(self, config: pytest.Config) -> None:
         self._reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
-        self._file: Any = compat.terminal_file(self._reporter) if self._reporter is not None else None
+        self._file: Any = compat.terminal_file(self._reporter)
         self._shown = False
         self._column = 0
 
     def interactive(self) -> bool:
         """Tell whether a person may see it."""
-        if self._reporter is None or os.environ.get("CI") or os.environ.get("BUILD_NUMBER"):
+        if self._file is None or os.environ.get("CI") or os.environ.get("BUILD_NUMBER"):
             return False
         with self._open():
             return bool(self._file.isatty()) and os.environ.get("TERM", "dumb") != "dumb"
@@ -138,9 +139,9 @@ class Progress:
         self.name = ""
 
     def tick(self, launch: Launch) -> None:
-        """Show how a launch goes on, if it has run for long enough."""
+        """Show how a launch goes on, if it has run for long enough, and is not one of several in threads of a test."""
         seconds = launch.seconds
-        if seconds >= PATIENCE:
+        if seconds >= PATIENCE and threading.current_thread() is threading.main_thread():
             self._show(lambda: line_of(launch, seconds))
 
     def waits(self, waiting: Waiting) -> None:
