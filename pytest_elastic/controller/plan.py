@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic import clock
+from pytest_elastic.controller.measuring import without_coverage
 from pytest_elastic.faults import Fault
-from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
+from pytest_elastic.messages import AgentOrder, CoverageOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
 from pytest_elastic.report.records import Work
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class LaunchPlan:
         faults: What the launch is to suffer.
         nodeid: The test that launches.
         failure_log: File to which failures are written the moment they are known, or ``None``.
+        coverage: How ranks are measured, or ``None``.
     """
 
     directory: Path
@@ -96,6 +98,7 @@ class LaunchPlan:
     faults: tuple[Fault, ...] = ()
     nodeid: str = ""
     failure_log: Path | None = None
+    coverage: CoverageOrder | None = None
 
     @property
     def nproc(self) -> int:
@@ -161,6 +164,7 @@ class LaunchPlan:
             function=self.function,
             session=self.session,
             modules=self.modules,
+            coverage=self.coverage,
         )
 
     def agent_order(self, node: int, channel: str, *, store_port: int | None, store_fd: int | None) -> AgentOrder:
@@ -175,7 +179,7 @@ class LaunchPlan:
             scratch=str(self.scratch),
             channel=channel,
             key=self.key,
-            environ=self.environ,
+            environ=without_coverage(self.environ),  # interpreters that become ranks are measured by what those do
             cwd=self.cwd,
             sys_path=self.sys_path,
             command=self.command,

@@ -24,6 +24,7 @@ from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.kept import KeptGroups, Sharing
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.live import terminal_writer
+from pytest_elastic.controller.measuring import RankCoverage, current_coverage, warn_of
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.reaping import Reaper
@@ -47,6 +48,7 @@ class ElasticRun:
         given: What options and ini keys set.
         modules: Name and file of the test modules that pytest has imported.
         kept: Ranks that are kept for more than one test.
+        coverage: What ranks have executed, where it is measured.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -66,6 +68,7 @@ class ElasticRun:
         self._unsafe: str | None = None
         self._untold: str | None = None
         self.kept: Final = KeptGroups(self._end)
+        self.coverage: Final = RankCoverage(config)
         self._temporary = itertools.count()
         self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
@@ -98,7 +101,9 @@ class ElasticRun:
             self.close()
 
     def _preload_order(self) -> PreloadOrder:
-        return PreloadOrder(session=self.session_order(self._files))
+        # Each of the ranks would import it otherwise.
+        needed = ("pytest_elastic.worker.traced",) if current_coverage() is not None else ()
+        return PreloadOrder(session=self.session_order(self._files), modules=needed, tolerated=frozenset(needed))
 
     def session_order(self, files: tuple[str, ...]) -> SessionOrder:
         """Return how to make this pytest session once more."""
@@ -150,6 +155,20 @@ class ElasticRun:
             session.exitstatus = max(int(session.exitstatus), 1)
             terminal_writer(self._config)(f"\nERROR {line}\n")
         self.kept.untold.clear()
+
+    def merge_coverage(self, error: BaseException | None) -> None:
+        """Add what ranks have executed to what this process has: the last moment before pytest-cov reports.
+
+        Args:
+            error: Why not all tests have run, or ``None``.
+        """
+        # Where pytest stops early, pytest-cov neither saves nor reports: what is added would be left in a file.
+        if not self.coverage.ordered or (error is not None and self._config.pluginmanager.hasplugin("_cov")):
+            return
+        if error is None or isinstance(error, pytest.Session.Failed):
+            self.kept.end_all(None)  # their teardown counts; somebody who presses Ctrl-C does not wait for it
+        self._join_ending()
+        warn_of(self.coverage.merge(), self._config)
 
     def warn_once(self, item: pytest.Item) -> None:
         """Say on the first test on ranks what the ranks' session cannot have."""
@@ -222,7 +241,8 @@ class ElasticRun:
         )
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
-        return replace(plan, nodeid=nodeid, failure_log=failure_log)
+        coverage = self.coverage.order(self.directory, launch)
+        return replace(plan, nodeid=nodeid, failure_log=failure_log, coverage=coverage)
 
     def make_temporary_directory(self) -> Path:
         """Make a directory in which the ranks of a test have their temporary directories; kept as pytest's own are."""
