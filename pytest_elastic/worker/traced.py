@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from coverage import Coverage
+from coverage import Coverage, version_info
 
 from pytest_elastic.messages import CoverageOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.worker.measuring import Measurement
+from pytest_elastic.worker.regularly import Regularly
 
 if TYPE_CHECKING:
     import pytest
@@ -38,6 +39,8 @@ _SAID_BY_THE_CONTROLLER: Final = (
     "no-sysmon-context",
 )
 """Warnings about settings, or about what one process alone has executed."""
+_INTERVAL: Final = 0.1
+"""Seconds: a rank that is killed loses no more. Others get twice the time to fail by themselves before they are."""
 _BUSY: Final = 1.0
 """Seconds to wait for another thread that saves; a signal's handler may also have interrupted that very one."""
 
@@ -47,12 +50,17 @@ inspect.stack()
 
 
 class _OwnCoverage(Coverage):
-    """coverage, with data in memory, where :meth:`save` is what its own patches and we do with them."""
+    """coverage, with data in memory, where :meth:`save` is what its own patches and we do with them.
+
+    Attributes:
+        unsaved: Something was executed since this was last set to ``False``.
+    """
 
     def __init__(self, config: Any, keep: Callable[[], None]) -> None:
         super().__init__(data_file=None, config_file=False)
         # As pytest-cov does: there is no other way to hand on settings that came from a command line.
         self.config = config
+        self.unsaved = True
         self._keep = keep
 
     def save(self) -> None:
@@ -61,6 +69,7 @@ class _OwnCoverage(Coverage):
 
     def _post_save_work(self) -> None:
         """Leave it to the controller to look for files that nobody has executed, which takes a while."""
+        self.unsaved = True
 
 
 class TracedWork(Measurement):
@@ -79,15 +88,18 @@ class TracedWork(Measurement):
         self._saving = threading.Lock()
         self._nodeid = ""
         self._paused = False
-        self._coverage: Coverage | None = None
+        self._coverage: _OwnCoverage | None = None
+        self._saver: Regularly | None = None
         try:
             self._coverage = self._start(order)
         except Exception as error:  # noqa: BLE001 (of a plugin of coverage's, say)
             self._lose(error)
+        else:
+            self._save_regularly(self._coverage)
         # What has registered itself later is called before, and is measured too.
-        atexit.register(self.save)
+        atexit.register(self._end)
 
-    def _start(self, order: CoverageOrder) -> Coverage:
+    def _start(self, order: CoverageOrder) -> _OwnCoverage:
         while (other := Coverage.current()) is not None:
             other.stop()  # what a variable of the environment has started in a fresh interpreter
         config = pickle.loads(order.config)
@@ -107,6 +119,24 @@ class TracedWork(Measurement):
             coverage.switch_context(order.context)
         return coverage
 
+    def _save_regularly(self, coverage: _OwnCoverage) -> None:
+        """Save now and then, for the case that this rank is killed."""
+        config = coverage.config
+        if version_info < (7, 17, 4):  # it loses what one thread executes while another one saves
+            return
+        # The data are then switched from one context to another while the work runs, by whichever thread that is in.
+        if config.dynamic_context or config.plugins or set(config.concurrency) - {"thread", "multiprocessing"}:
+            return
+        # coverage closes what threads have opened that threading does not know of. Somebody must have opened the data
+        # before, or they would be gone with that.
+        coverage.get_data().measured_contexts()
+        self._saver = Regularly(lambda: self._save(only_new=True), interval=_INTERVAL)
+
+    def _end(self) -> None:
+        if self._saver is not None:
+            self._saver.end()
+        self.save()
+
     def begin_test(self, nodeid: str) -> None:
         """Take the name for the contexts of a test, as the controller has it."""
         self._nodeid = nodeid
@@ -118,6 +148,7 @@ class TracedWork(Measurement):
         if self._by_test:
             with self._saving:
                 self._coverage.switch_context(f"{self._nodeid}|{'run' if when == 'call' else when}")
+                self._coverage.unsaved = True
         marked = item.get_closest_marker("no_cover") or "no_cover" in getattr(item, "fixturenames", ())
         if when == "call" and marked and item.config.pluginmanager.hasplugin("pytest_cov"):
             self._coverage.stop()
@@ -131,12 +162,18 @@ class TracedWork(Measurement):
 
     def save(self) -> None:
         """Keep what was executed so far for the controller. A child that this process forks keeps nothing."""
+        self._save(only_new=False)
+
+    def _save(self, *, only_new: bool) -> None:
         if self._coverage is None or os.getpid() != self._owner or not self._saving.acquire(timeout=_BUSY):
             return
         try:
-            data = self._coverage.get_data().dumps()
+            data = self._coverage.get_data()
+            if only_new and not self._coverage.unsaved:
+                return
+            self._coverage.unsaved = False
             part = Path(f"{self._files}.part")
-            part.write_bytes(data)
+            part.write_bytes(data.dumps())
             part.replace(f"{self._files}.data")
             Path(f"{self._files}.lost").unlink(missing_ok=True)
         except Exception as error:  # noqa: BLE001 (the test may have replaced anything that this needs)

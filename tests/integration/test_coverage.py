@@ -39,6 +39,9 @@ def launched(rank):
         return "one"
     return "another"
 
+def killed():
+    return "before it was killed"
+
 def exits(rank):
     if rank == "1":
         sys.exit(3)
@@ -80,7 +83,7 @@ if os.environ["RANK"] == "2":
 """
 
 HEAD = """
-import os, subprocess, sys
+import os, subprocess, sys, threading
 import pytest
 import covered
 
@@ -96,7 +99,16 @@ def torn_down(rank):
     covered.torn_down()
 
 @pytest.mark.elastic(nproc=2, timeout=60)
-def test_marked(rank, torn_down): covered.marked(rank)
+def test_marked(rank, torn_down):
+    covered.marked(rank)
+    # What saves now and then is not to be noticed.
+    before = os.listdir("/proc/self/task")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(os.listdir("/proc/self/task")) == len(before) == 2
+    assert threading.active_count() == 1
 
 @pytest.mark.xfail(strict=True, raises=RuntimeError)
 @pytest.mark.elastic(nproc=2, timeout=60)
@@ -108,8 +120,28 @@ def test_not_measured(rank): covered.not_wanted()
 """,
     "test_launches": HEAD
     + """
+import time
+from pathlib import Path
+import coverage
+from pytest_elastic import kernel
+from pytest_elastic.controller.holding import run_of
+
+def was_executed(text, files):
+    lines = Path("covered.py").read_text().splitlines()
+    [line] = [number for number, each in enumerate(lines, start=1) if text in each]
+    for file in files:
+        data = coverage.CoverageData(no_disk=True)
+        data.loads(file.read_bytes())
+        executed = line in (data.lines(os.path.abspath("covered.py")) or data.lines("covered.py") or ())
+        data.close(force=True)
+        return executed
+
 def launched(): return covered.launched(os.environ["RANK"])
 def exits(): return covered.exits(os.environ["RANK"])
+def is_killed():
+    covered.killed()
+    read, write = os.pipe()
+    os.read(read, 1)
 
 def test_launched(elastic_launch):
     covered.in_controller()
@@ -117,6 +149,18 @@ def test_launched(elastic_launch):
 
 def test_exits(elastic_launch):
     assert elastic_launch(exits, nproc=2, timeout=60, check=False).exitcodes[1] == 3
+
+def test_killed(elastic_launch, request):
+    files = run_of(request.config).directory / "coverage"
+    deadline = time.monotonic() + 30
+    with elastic_launch.start(is_killed, nproc=1, timeout=60) as run:
+        run.wait_for_world(1, timeout=30)
+        pid = run.ranks[0].pid
+        while not was_executed("before it was killed", files.glob(f"*.{pid}.data")):
+            assert time.monotonic() < deadline
+            kernel.pause(0.01)
+        run.kill(rank=0)
+        assert run.wait(check=False).exitcodes == {0: -9}
 
 def test_script(elastic_launch): elastic_launch("script.py", nproc=2, timeout=60)
 """,
@@ -198,7 +242,8 @@ def test_pytest_cov(suite: pytest.Pytester) -> None:
     """Each line has the contexts that it would have in a plain test; nothing is warned of, nothing left behind."""
     suite.makefile("", **{".coveragerc": "[run]\nrelative_files = true\n[json]\nshow_contexts = true\n"})
     result = suite.runpytest_subprocess("-p", "no:xdist", *COV, "--cov-context=test", *FILES)
-    result.assert_outcomes(passed=9, xfailed=1)
+    result.assert_outcomes(passed=10, xfailed=1)
+    assert "CoverageWarning" not in result.stdout.str() + result.stderr.str()
     assert data_files(suite.path) == [".coverage"]
     contexts = check(suite.path / "told.json", *UNUSED_BY_THEM)["covered.py"]["contexts"]
     for text, expected in {
@@ -220,7 +265,8 @@ def line_of(text: str) -> int:
 
 def test_pytest_cov_with_xdist(suite: pytest.Pytester) -> None:
     result = suite.runpytest_subprocess("-n", "2", "--dist", "loadfile", *COV, *FILES)
-    result.assert_outcomes(passed=9, xfailed=1)
+    result.assert_outcomes(passed=10, xfailed=1)
+    assert "CoverageWarning" not in result.stdout.str() + result.stderr.str()
     assert data_files(suite.path) == [".coverage"]
     check(suite.path / "told.json", *UNUSED_BY_THEM)
 
@@ -232,7 +278,8 @@ def test_coverage_run(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
     command = (sys.executable, "-m", "coverage", "run", "-m", "pytest", "-x", "-p", "no:xdist", "-p", "no:pytest_cov")
     # The mark is pytest-cov's.
     result = suite.run(*command, "-m", "not no_cover", *FILES[:2], "test_spawned.py", FILES[2])
-    result.assert_outcomes(passed=8, xfailed=1, failed=1, deselected=1)
+    result.assert_outcomes(passed=9, xfailed=1, failed=1, deselected=1)
+    assert "CoverageWarning" not in result.stdout.str() + result.stderr.str()
     # That of pytest, and that of the process which a rank has started.
     assert len(data_files(suite.path)) == 2
     whole = coverage.Coverage(config_file=".coveragerc")
