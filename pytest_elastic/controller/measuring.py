@@ -71,9 +71,8 @@ class RankCoverage:
             return None
         if self._settings is None:
             self._settings = _settings_of(self._coverage)
-        if self._directory is None:
-            self._directory = directory / "coverage"
-            self._directory.mkdir()
+        self._directory = directory / "coverage"
+        self._directory.mkdir(exist_ok=True)  # several threads of a test may launch
         config, base = self._settings
         by_test = self._config.pluginmanager.hasplugin("_cov_contexts")  # pytest-cov's, for --cov-context=test
         return CoverageOrder(
