@@ -199,6 +199,23 @@ def end_shared(config: pytest.Config) -> None:
 
 
 @contextmanager
+def with_coverage_of_ranks(session: pytest.Session) -> Iterator[None]:
+    """Add what ranks have executed to what this process has, once all tests have run."""
+    config = session.config
+    if RUN in config.stash:
+        run_of(config).coverage.begin()
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        if RUN in config.stash:
+            run_of(config).merge_coverage(error)
+
+
+@contextmanager
 def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Replace the three phases of an elastic test by those of a launch, while pytest runs its protocol."""
     launches = role(item.config) == "controller" and not only_looks(item.config)

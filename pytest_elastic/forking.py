@@ -125,6 +125,8 @@ class Popen(popen_forkserver.Popen):
             preparation = spawn.get_preparation_data(process_obj.name)
             # A rank finds the start method that a fresh interpreter has, and may still set its own.
             preparation.pop("start_method", None)
+            # By this coverage has processes of multiprocessing measured; ranks measure themselves.
+            preparation.pop("stowaway", None)
             reduction.dump(preparation, buffer)
             reduction.dump(process_obj, buffer)
         finally:

@@ -151,6 +151,25 @@ class DeviceOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CoverageOrder:
+    """How ranks are measured, as the pytest process is.
+
+    Attributes:
+        config: Pickled settings of the pytest process's ``coverage.Coverage``.
+        base: Directory to which paths in them are relative.
+        files: How the files begin in which ranks keep what they have executed.
+        by_test: Each phase of each test is a dynamic context, named as pytest-cov names it.
+        context: The dynamic context to begin with, or an empty text.
+    """
+
+    config: bytes
+    base: str
+    files: str
+    by_test: bool = False
+    context: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankOrder:
     """Everything a rank needs; one file that all ranks of a launch read.
 
@@ -166,6 +185,7 @@ class RankOrder:
         function: Cloudpickled ``(function, args, kwargs)``, or ``None``.
         session: How to make the pytest session, for a rank that runs tests and has none from the server.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
+        coverage: How it is measured, or ``None``.
     """
 
     channel: Address
@@ -179,6 +199,7 @@ class RankOrder:
     function: bytes | None = None
     session: SessionOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)
+    coverage: CoverageOrder | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,6 +93,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     detection.prepare_controller_fixtures(session)
 
 
+@pytest.hookimpl(wrapper=True, trylast=True)  # within pytest-cov's, which saves and reports
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Have coverage know what ranks executed."""
+    with detection.with_coverage_of_ranks(session):
+        return (yield)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Have the ranks run a marked test: its three phases become those of a launch."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_elastic import clock
+from pytest_elastic.controller.measuring import without_coverage
 from pytest_elastic.faults import Fault
-from pytest_elastic.messages import AgentOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
+from pytest_elastic.messages import AgentOrder, CoverageOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
 from pytest_elastic.report.records import Work
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class LaunchPlan:
         nodeid: The test that launches.
         failure_log: File to which failures are written the moment they are known, or ``None``.
         turn: The CPUs and devices that the launch has taken, or ``None``.
+        coverage: How ranks are measured, or ``None``.
     """
 
     directory: Path
@@ -99,6 +101,7 @@ class LaunchPlan:
     nodeid: str = ""
     failure_log: Path | None = None
     turn: Turn | None = field(default=None, repr=False, compare=False)
+    coverage: CoverageOrder | None = None
 
     @property
     def nproc(self) -> int:
@@ -164,6 +167,7 @@ class LaunchPlan:
             function=self.function,
             session=self.session,
             modules=self.modules,
+            coverage=self.coverage,
         )
 
     def agent_order(self, node: int, channel: str, *, store_port: int | None, store_fd: int | None) -> AgentOrder:
@@ -178,7 +182,7 @@ class LaunchPlan:
             scratch=str(self.scratch),
             channel=channel,
             key=self.key,
-            environ=self.environ,
+            environ=without_coverage(self.environ),  # interpreters that become ranks are measured by what those do
             cwd=self.cwd,
             sys_path=self.sys_path,
             command=self.command,

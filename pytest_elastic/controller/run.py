@@ -25,6 +25,7 @@ from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.kept import KeptGroups, Sharing
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.live import terminal_writer
+from pytest_elastic.controller.measuring import RankCoverage, current_coverage, warn_of
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.progress import Progress, display_for
@@ -52,6 +53,7 @@ class ElasticRun:
         modules: Name and file of the test modules that pytest has imported.
         kept: Ranks that are kept for more than one test.
         progress: What a person sees of launches that take long.
+        coverage: What ranks have executed, where it is measured.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -78,6 +80,7 @@ class ElasticRun:
             waits=self.progress.waits,
             give_back=self.kept.give_back_devices,
         )
+        self.coverage: Final = RankCoverage(config)
         self._temporary = itertools.count()
         self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
@@ -110,7 +113,9 @@ class ElasticRun:
             self.close()
 
     def _preload_order(self) -> PreloadOrder:
-        return PreloadOrder(session=self.session_order(self._files))
+        # Each of the ranks would import it otherwise.
+        needed = ("pytest_elastic.worker.traced",) if current_coverage() is not None else ()
+        return PreloadOrder(session=self.session_order(self._files), modules=needed, tolerated=frozenset(needed))
 
     def session_order(self, files: tuple[str, ...]) -> SessionOrder:
         """Return how to make this pytest session once more."""
@@ -162,6 +167,20 @@ class ElasticRun:
             session.exitstatus = max(int(session.exitstatus), 1)
             terminal_writer(self._config)(f"\nERROR {line}\n")
         self.kept.untold.clear()
+
+    def merge_coverage(self, error: BaseException | None) -> None:
+        """Add what ranks have executed to what this process has: the last moment before pytest-cov reports.
+
+        Args:
+            error: Why not all tests have run, or ``None``.
+        """
+        # Where pytest stops early, pytest-cov neither saves nor reports: what is added would be left in a file.
+        if not self.coverage.ordered or (error is not None and self._config.pluginmanager.hasplugin("_cov")):
+            return
+        if error is None or isinstance(error, pytest.Session.Failed):
+            self.kept.end_all(None)  # their teardown counts; somebody who presses Ctrl-C does not wait for it
+        self._join_ending()
+        warn_of(self.coverage.merge(), self._config)
 
     def warn_once(self, item: pytest.Item) -> None:
         """Say on the first test on ranks what the ranks' session cannot have."""
@@ -255,7 +274,14 @@ class ElasticRun:
             turn = self._turns.take(placement, spec.timeout)
         finally:
             self.progress.wipe()
-        return replace(plan, nodeid=nodeid, failure_log=failure_log, devices=turn.devices, turn=turn)
+        return replace(
+            plan,
+            nodeid=nodeid,
+            failure_log=failure_log,
+            coverage=self.coverage.order(self.directory, launch),
+            devices=turn.devices,
+            turn=turn,
+        )
 
     def _find_devices(self, environ: Mapping[str, str]) -> Survey:
         found: Survey | None = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)

@@ -17,6 +17,7 @@ from select import PIPE_BUF
 from typing import Final
 
 from pytest_elastic import kernel
+from pytest_elastic.controller.measuring import without_coverage
 from pytest_elastic.forking import ServerAddress, Task, pack
 from pytest_elastic.messages import AgentHello, Preloaded, PreloadOrder
 from pytest_elastic.worker.stacks import STACK_SIGNAL
@@ -106,7 +107,7 @@ class PreloadedServer:
                 f"main({listener.fileno()}, {alive_r}, ['pytest_elastic.worker.preload'])"
             )
             environ = (
-                os.environ
+                without_coverage(os.environ)
                 | SINGLE_THREADED
                 | {
                     RUN_MARK: self.run,

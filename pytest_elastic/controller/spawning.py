@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_elastic.controller.environment import needs_fresh_interpreter
+from pytest_elastic.controller.measuring import FOR_SUBPROCESSES
 from pytest_elastic.controller.reaping import Reaper
 from pytest_elastic.controller.server import (
     SINGLE_THREADED,
@@ -37,7 +38,6 @@ _HINTS: Final = (b"multiprocessing", b"MultiProc", b"distributed", b"spawn")
 """What is in test files that spawn processes, or import a base class that does."""
 _PATIENCE: Final = 300.0
 """Seconds for the preload."""
-_COVERAGE: Final = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "COV_CORE_SOURCE")
 """Variables by which a fresh interpreter is told to begin to measure before it does anything else."""
 _READ_AT_START: Final = (
     *("PYTHON", "LANG", "LC_", "GLIBC_", "GOMP_", "OMP_", "MKL_", "OPENBLAS_"),
@@ -141,7 +141,7 @@ class Spawning:
             or os.getpid() != self._owner
             or wants_fresh_interpreters()
             or spawn.get_executable() != self._executable
-            or any(name in os.environ for name in _COVERAGE)
+            or any(name in os.environ for name in FOR_SUBPROCESSES)
         ):
             return None
         with self._lock:

@@ -18,6 +18,7 @@ _INTERNAL: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_OURS: Final = re.compile(r'^  File ".*[/\\]pytest_elastic[/\\]worker[/\\]regularly\.py"')
 _THREAD: Final = re.compile(r"^((?:Current t|T)hread) 0x[0-9a-f]+")
 _SHOWN_STACK: Final = 60
 
@@ -40,8 +41,13 @@ def shown(stack: str) -> str:
         if not line.startswith("Extension modules:"):
             # Ranks that are at one place have threads of different numbers.
             blocks[-1].append(_THREAD.sub(r"\1", line))
-    lines = [line for block in blocks for line in _down_to_the_work(block)]
+    lines = [line for block in blocks if not _is_ours(block) for line in _down_to_the_work(block)]
     return "\n".join(lines[:_SHOWN_STACK]).strip()
+
+
+def _is_ours(block: list[str]) -> bool:
+    """Tell whether a thread is one that this package has started in a rank."""
+    return any(_OURS.search(line) for line in block)
 
 
 def _down_to_the_work(block: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.leaks import Leaks, LeakWatch
+from pytest_elastic.worker.measuring import Measurement
 from pytest_elastic.worker.rendezvous import forget_stores
 from pytest_elastic.worker.services import begin_test
 from pytest_elastic.worker.session import RankSession, find_item
@@ -29,9 +30,11 @@ from pytest_elastic.worker.stopping import RankStopped, Stop
 from pytest_elastic.worker.surroundings import apply_seed
 
 
-def run_tests(order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int) -> int:
+def run_tests(
+    order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int, measurement: Measurement
+) -> int:
     """Run the test that the controller names, and further ones as long as it names any; return the exit code."""
-    tests = RankTests(order, session, me, outbox, stacks)
+    tests = RankTests(order, session, me, outbox, stacks, measurement)
     wanted: ItemOrder | TearDown | NoMoreTests = outbox.receive()
     while not isinstance(wanted, NoMoreTests):
         started_ns = clock.monotonic_ns()
@@ -45,6 +48,7 @@ def run_tests(order: RankOrder, session: SessionOrder, me: Identity, outbox: Out
             if wanted.kept == 0:
                 return 0
             leaks = tests.leaks()
+        measurement.save()
         outbox.send(
             RankFinished(
                 id=me.id,
@@ -69,14 +73,24 @@ class RankTests:
         me: Who it is.
         outbox: Its connection.
         stacks: Descriptor to which it writes its stacks.
+        measurement: What it executes, if that is measured.
     """
 
-    def __init__(self, order: RankOrder, session: SessionOrder, me: Identity, outbox: Outbox, stacks: int) -> None:
+    def __init__(
+        self,
+        order: RankOrder,
+        session: SessionOrder,
+        me: Identity,
+        outbox: Outbox,
+        stacks: int,
+        measurement: Measurement,
+    ) -> None:
         self._order = session
         self._me = me
         self._outbox = outbox
         self._stacks = stacks
-        self._stop = Stop()
+        self._measurement = measurement
+        self._stop = Stop(before_end=measurement.save)
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
         self._session: RankSession | None = None
@@ -98,6 +112,7 @@ class RankTests:
             compat.capture_nothing(item.config)
             _leave_xfail_to_controller(item)
             begin_test(item.config, basetemp)
+            self._measurement.begin_test(wanted.nodeid)
             runner = session.plugins.runner
             runner.kept = wanted.kept
             self._stop.listen(self._stacks)
@@ -191,8 +206,8 @@ class RankTests:
         config.stash[GROUP] = self._group
         plugins = session.plugins
         plugins.progress.bind(config, self._me.id, self._outbox)
-        plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
         plugins.group.make = self._make_group
+        plugins.runner.bind(self._me, self._outbox, self._group, self._stop, self._measurement)
         if wanted.kept:
             self._watch = plugins.watch
             plugins.watch.begin(self._accelerators.group)

@@ -20,6 +20,7 @@ from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
 from pytest_elastic.worker.leaving import Exit, exitcode_of
+from pytest_elastic.worker.measuring import Measurement, measure
 from pytest_elastic.worker.rendezvous import prepare_rendezvous
 from pytest_elastic.worker.stacks import write_stacks_to
 from pytest_elastic.worker.surroundings import (
@@ -83,21 +84,26 @@ def _work(
         stop_reverse_lookups()
     select_device(order, TorchAccelerators())
     prepare_rendezvous()
+    measurement = measure(order)
     started_ns = clock.monotonic_ns()
     if order.session is not None:
         from pytest_elastic.worker.item import run_tests
 
-        exit.code = run_tests(order, order.session, me, outbox, stacks)
+        exit.code = run_tests(order, order.session, me, outbox, stacks, measurement)
         exit.told = True
         value = None
         if exit.code != 0:
+            measurement.save()
             # The reports have told everything; torch's agent only has to see that this worker failed.
             if not forked:
                 exit.at_once()
             sys.exit(exit.code)
     else:
         apply_seed(order.seed)
-        value = _run_function(order, me, outbox, exit)
+        try:
+            value = _run_function(order, me, outbox, exit, measurement)
+        finally:
+            measurement.save()
     outbox.send(
         RankFinished(
             id=me.id,
@@ -139,7 +145,13 @@ def _wait_for_leave(outbox: Outbox) -> Leave:
             return leave
 
 
-def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) -> bytes:  # noqa: A002
+def _run_function(
+    order: RankOrder,
+    me: Identity,
+    outbox: Outbox,
+    exit: Exit,  # noqa: A002
+    measurement: Measurement,
+) -> bytes:
     from pytest_elastic.worker.function import UnsendableValueError, call
 
     try:
@@ -150,6 +162,7 @@ def _run_function(order: RankOrder, me: Identity, outbox: Outbox, exit: Exit) ->
         code = exitcode_of(error)
         outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="exited", skip=3, exitcode=code))
         exit.code = code
+        measurement.save()
         _leave_as_exited(error, code)
     except UnsendableValueError as error:
         exit.told = True

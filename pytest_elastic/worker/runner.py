@@ -21,6 +21,7 @@ from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarn
 from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
+from pytest_elastic.worker.measuring import Measurement
 from pytest_elastic.worker.stopping import RankStopped, Stop
 
 _EXPECTED = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
@@ -69,6 +70,7 @@ class ItemRunner:
     _outbox: Outbox
     _group: DefaultGroup
     _stop: Stop
+    _measurement: Measurement
 
     def __init__(self) -> None:
         self.failed = False
@@ -79,7 +81,7 @@ class ItemRunner:
         self._caught: BaseException | None = None
         self._caught_ns = 0
 
-    def bind(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop) -> None:
+    def bind(self, me: Identity, outbox: Outbox, group: DefaultGroup, stop: Stop, measurement: Measurement) -> None:
         """Make this the runner of a rank.
 
         Args:
@@ -87,8 +89,10 @@ class ItemRunner:
             outbox: Its connection.
             group: Its default process group.
             stop: The wish to end it.
+            measurement: What it executes, if that is measured.
         """
         self._me, self._outbox, self._group, self._stop = me, outbox, group, stop
+        self._measurement = measurement
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool:
@@ -114,24 +118,24 @@ class ItemRunner:
         return following
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Let the fixtures be stopped."""
         __tracebackhide__ = True
-        with self._phase(), self._stop.possible():
+        with self._phase(item, "setup"), self._stop.possible():
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self) -> Generator[None, None, None]:
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Let the test be stopped."""
         __tracebackhide__ = True
-        with self._phase(), self._stop.possible():
+        with self._phase(item, "call"), self._stop.possible():
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         """End the process group after the fixtures, unless it is kept; after a failure it ends with the process."""
         __tracebackhide__ = True
-        with self._phase():
+        with self._phase(item, "teardown"):
             try:
                 yield
             finally:
@@ -139,11 +143,13 @@ class ItemRunner:
                     self._group.end()
 
     @contextmanager
-    def _phase(self) -> Iterator[None]:
+    def _phase(self, item: pytest.Item, when: str) -> Iterator[None]:
         self._in_phase = True
+        self._measurement.begin_phase(item, when)
         try:
             yield
         finally:
+            self._measurement.end_phase()
             self._in_phase = False
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -205,6 +211,8 @@ class ItemRunner:
                 should_fail=_text(self.session, "shouldfail"),
             )
         )
+        if report.when == "call" and not self._in_phase:
+            self._measurement.save()  # it may be killed while it waits for others in its teardown
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
         """Ship a warning."""

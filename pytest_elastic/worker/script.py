@@ -22,6 +22,7 @@ def main() -> None:
     from pytest_elastic.worker.identity import take_identity
     from pytest_elastic.worker.joining import join
     from pytest_elastic.worker.leaving import Exit, exitcode_of
+    from pytest_elastic.worker.measuring import measure
     from pytest_elastic.worker.prime import prepare_torch_when_imported
     from pytest_elastic.worker.stacks import write_stacks_to
     from pytest_elastic.worker.surroundings import apply_environment
@@ -38,6 +39,7 @@ def main() -> None:
     sys.path.remove(_ROOT)
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     sys.path += [path for path in order.sys_path if path not in sys.path]
+    measurement = measure(order)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
     started_ns = clock.monotonic_ns()
     try:
@@ -57,6 +59,7 @@ def main() -> None:
     ended_ns = clock.monotonic_ns()
     # Python itself would wait without limit, before it calls anybody.
     left = exit.settle()
+    measurement.save()
     if exit.code == 0:
         outbox.send(RankFinished(id=me.id, time_ns=ended_ns, started_ns=started_ns, value=None, leftovers=left))
     if left:

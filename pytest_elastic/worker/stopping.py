@@ -22,11 +22,15 @@ class RankStopped(BaseException):
 class Stop:
     """The wish to end this rank.
 
+    Args:
+        before_end: Called before the process ends.
+
     Attributes:
         wanted: SIGTERM has come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before_end: Callable[[], object] = lambda: None) -> None:
+        self._before_end = before_end
         self.wanted = False
         self._open = False
         self._stacks: int | None = None
@@ -66,6 +70,7 @@ class Stop:
 
         A rank that is done with its test waits for the others, and there is nothing to tear down any more.
         """
+        self._before_end()
         if self._stacks is not None and not self.wanted:
             self._take(signal.SIG_DFL)
         if self.wanted:

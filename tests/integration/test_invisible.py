@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from pytest_elastic.controller.launcher import ElasticLaunch
+from pytest_elastic.controller.measuring import current_coverage
+
 
 def imported(code: str) -> set[str]:
     command = [sys.executable, "-X", "importtime", "-c", code]
@@ -34,6 +37,7 @@ def test_plain():
     assert psutil.Process().children(recursive=True) == []
     assert threading.active_count() == 1
     assert "torch" not in sys.modules
+    assert "coverage" not in sys.modules
     assert "pytest_elastic.controller.run" not in sys.modules
     assert "pytest_elastic.controller.spawning" not in sys.modules
 """
@@ -85,3 +89,13 @@ def test_its_modules_are_not_rewritten_twice(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("import pytest_elastic\ndef test_it(): assert pytest_elastic.RankFailure")
     result = pytester.runpytest_subprocess("-W", "error")
     result.assert_outcomes(passed=1)
+
+
+def has_imported(name: str) -> bool:
+    return name in sys.modules
+
+
+def test_ranks_do_not_import_coverage_where_nothing_is_measured(elastic_launch: ElasticLaunch) -> None:
+    if current_coverage() is not None:
+        pytest.skip("this session is measured")
+    assert elastic_launch(has_imported, "coverage", nproc=1) == {0: False}

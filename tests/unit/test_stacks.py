@@ -20,6 +20,18 @@ Current thread 0x00007e (most recent call first):
 """
 
 
+OF_THIS_PACKAGE = """\
+Thread 0x00007d (most recent call first):
+  File "/usr/lib/python3.12/threading.py", line 359 in wait
+  File "/site-packages/pytest_elastic/worker/regularly.py", line 71 in _run
+
+"""
+
+
+def test_threads_of_this_package_are_not_shown() -> None:
+    assert shown(OF_THIS_PACKAGE + BARRIER) == shown(BARRIER)
+
+
 def test_where_names_the_call_and_the_users_line() -> None:
     assert where(BARRIER) == "barrier at test_x.py:17"
 
