@@ -22,6 +22,7 @@ from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.supervisor import Supervisor
+from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import TearDown
 from pytest_elastic.report.records import LaunchRecord
@@ -37,6 +38,7 @@ class Launch:
         server: The server that forks agents and ranks.
         write: Writes lines to the terminal while the launch runs.
         stream: What ranks write goes to the terminal as well as to their logs.
+        terminal: The person's terminal, for debuggers.
 
     Attributes:
         plan: What is run.
@@ -51,6 +53,7 @@ class Launch:
         *,
         write: Callable[[str], None],
         stream: bool,
+        terminal: Terminal,
     ) -> None:
         self.plan: Final = plan
         self.rests = False
@@ -58,7 +61,7 @@ class Launch:
         self._last = not plan.kept
         self._timeout = plan.timeout
         self._live = LiveLines(write)
-        self._supervisor = Supervisor(plan, server, self._live, stream=stream)
+        self._supervisor = Supervisor(plan, server, self._live, terminal, stream=stream)
         name = f"elastic-{self._supervisor.name}"
         self._thread = threading.Thread(target=self._supervisor.run, name=name, daemon=True)
 
@@ -91,6 +94,8 @@ class Launch:
         if self._supervisor.error is not None:
             raise self._supervisor.error
         assert self._supervisor.record is not None
+        if self._supervisor.debugging.quits and self.plan.work != "test":
+            pytest.exit("Quitting debugger")
         return self._supervisor.record
 
     def wait_until(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -103,7 +108,7 @@ class Launch:
             timeout: Seconds to wait at most, or ``None``.
         """
         __tracebackhide__ = True
-        deadline = math.inf if timeout is None else clock.monotonic() + timeout
+        deadline = math.inf if timeout is None else clock.monotonic() - self._supervisor.stood_for + timeout
         try:
             while (errand := self._next_errand(reached, deadline)) is not None:
                 errand()
@@ -125,7 +130,7 @@ class Launch:
             supervisor.awaited.append(is_enough)
             try:
                 while not supervisor.errands and not supervisor.done.is_set() and not reached():
-                    left = deadline - clock.monotonic()
+                    left = deadline + supervisor.stood_for - clock.monotonic()
                     if left <= 0:
                         break
                     # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
@@ -264,6 +269,16 @@ class Launch:
     def roster(self) -> Roster:
         """Agents and ranks, and what each has told so far."""
         return self._supervisor.roster
+
+    @property
+    def quits(self) -> bool:
+        """The person has left a debugger by ``quit``."""
+        return self._supervisor.debugging.quits
+
+    @property
+    def debugged_failure(self) -> bool:
+        """A rank that had failed got the terminal."""
+        return self._supervisor.debugging.had_failure
 
     @property
     def settled(self) -> bool:

@@ -33,6 +33,7 @@ from pytest_elastic.controller.server import (
     remove_run_directory,
 )
 from pytest_elastic.controller.steady_thread import SteadyThread
+from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.options import SETTINGS, Given
@@ -71,6 +72,7 @@ class ElasticRun:
         self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
         self._devices = Devices()
+        self._terminal = Terminal(config, given["pdb_rank"].value if "pdb_rank" in given else None)
         self.modules: dict[str, str] = {}
         self._pytest_variables = pytest_variables()
         self._left_behind = plugins_left_behind(config)
@@ -319,7 +321,9 @@ class ElasticRun:
                 over.callback(self._take_turn(plan))
             server = self._server_for(plan)
             over.callback(server.leave)
-            launch = Launch(plan, server, write=terminal_writer(self._config), stream=self.streams)
+            launch = Launch(
+                plan, server, write=terminal_writer(self._config), stream=self.streams, terminal=self._terminal
+            )
             launch.start(over.pop_all().close, test=test, held_open=held_open)
         return launch
 
