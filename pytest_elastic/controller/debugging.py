@@ -166,7 +166,9 @@ class Debugging:
         if self._holder is not None:
             self._look_at_long_step()
             return
-        for asker in [each for each in self._asking if each.at_breakpoint]:
+        askers = [each for each in self._asking if each.at_breakpoint]
+        # The others are sent on once the chosen one has been at their place.
+        for asker in sorted(askers, key=lambda each: each.wanted.id.rank != self._chosen):
             if self._decide(asker):
                 return
         self._decide_on_failures()

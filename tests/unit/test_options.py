@@ -21,6 +21,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "grace": ("0.5", 0.5),
     "log_dir": ("logs", "logs"),
     "show_output": ("all", "all"),
+    "pdb_rank": ("3", 3),
     "strict": ("true", True),
     "group": ("yes", True),
     "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
@@ -42,6 +43,7 @@ BAD = {
     "grace": "0",
     "log_dir": "",
     "show_output": "some",
+    "pdb_rank": "-1",
     "strict": "perhaps",
     "group": "perhaps",
     "controller_fixtures": "db.url",
@@ -117,6 +119,7 @@ def test_option_names() -> None:
         "--elastic-group",
         "--elastic-show-output",
         "--elastic-log-dir",
+        "--elastic-pdb-rank",
         "--elastic-spawn",
     }
 
