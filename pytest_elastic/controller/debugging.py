@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +91,7 @@ class Debugging:
         self._checked = False
         self._told: set[str] = set()
         self._debugged: RankId | None = None
+        self._stand = False
 
     @property
     def had_failure(self) -> bool:
@@ -113,14 +113,18 @@ class Debugging:
 
     def hung_up(self, peer: Peer) -> None:
         """Take note that a connection has ended."""
-        self._asking = [asker for asker in self._asking if asker.peer is not peer]
+        self._forget(lambda asker: asker.peer is peer)
         self._done(peer, quits=False)
 
     def gone(self, id: RankId) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank has ended, of which a child may still have the connection."""
-        self._asking = [asker for asker in self._asking if asker.wanted.id != id]
+        self._forget(lambda asker: asker.wanted.id == id)
         if self._holder is not None and self._holder.wanted.id == id:
             self._done(self._holder.peer, quits=False)
+
+    def _forget(self, gone: Callable[[_Asker], bool]) -> None:
+        self._asking = [asker for asker in self._asking if not gone(asker)]
+        self._set_clocks()
 
     def _wanted(self, wanted: TerminalWanted, peer: Peer) -> None:
         self._check_chosen(wanted.id)
@@ -132,9 +136,7 @@ class Debugging:
             peer.send(TerminalAnswer(granted=False, refusal=self._terminal.refusal))
             return
         self._asking.append(_Asker(peer=peer, wanted=wanted, visit=self._visits[place], since=clock.monotonic()))
-        if wanted.why == "failure":
-            self._clocks.pause()  # else the grace after its failure would run out
-            self._hold.touch()
+        self._set_clocks()
 
     def _check_chosen(self, id: RankId) -> None:  # noqa: A002
         """Say so, once, if the rank that the person wants does not exist."""
@@ -166,13 +168,14 @@ class Debugging:
         if self._holder is not None:
             self._look_at_long_step()
             return
+        if not self._asking:
+            return
         askers = [each for each in self._asking if each.at_breakpoint]
         # The others are sent on once the chosen one has been at their place.
         for asker in sorted(askers, key=lambda each: each.wanted.id.rank != self._chosen):
             if self._decide(asker):
                 return
         self._decide_on_failures()
-        self._set_clocks()
 
     def _look_at_long_step(self) -> None:
         if self._busy_since is not None and clock.monotonic() >= self._busy_since + _LONG_STEP:
@@ -211,7 +214,7 @@ class Debugging:
 
     def _send_on(self, asker: _Asker) -> None:
         """Have a rank go on without a debugger, and say so once for each place."""
-        self._asking.remove(asker)
+        self._forget(lambda other: other is asker)
         asker.peer.send(TerminalAnswer(granted=False))
         place, rank = asker.wanted.place, asker.wanted.id.rank
         if asker.at_breakpoint and place not in self._told:
@@ -224,7 +227,7 @@ class Debugging:
         if not askers:
             return
         first = askers[0]
-        if self._debugged is not None:
+        if self._debugged is not None and self._debugged.world == first.wanted.id.world:
             # One of them is debugged; of that one, its teardown too.
             for asker in askers:
                 if asker.wanted.id == self._debugged:
@@ -255,9 +258,8 @@ class Debugging:
         id = asker.wanted.id  # noqa: A001
         if not asker.at_breakpoint:
             self._debugged = id
-        self._clocks.pause()
-        self._hold.touch()
         self._holder = asker
+        self._set_clocks()
         loan = self._loan = Loan(rank=self._roster.rank(id))
         self._busy_since = None
 
@@ -284,11 +286,17 @@ class Debugging:
         self._set_clocks()
 
     def _set_clocks(self) -> None:
-        """Let the clocks go on, unless a rank has the terminal, or has failed and waits for it."""
-        if self._holder is None and all(asker.at_breakpoint for asker in self._asking):
+        """Have the clocks stand still while a rank has the terminal, or has failed and waits for it."""
+        stand = self._holder is not None or not all(asker.at_breakpoint for asker in self._asking)
+        if stand is self._stand:
+            return
+        self._stand = stand
+        if stand:
+            self._clocks.pause()
+            self._hold.touch()
+        else:
             self._clocks.resume()
-            with contextlib.suppress(FileNotFoundError):
-                self._hold.unlink()
+            self._hold.unlink()
 
     def _tell(self, line: str) -> None:
         self._errand(partial(self._terminal.write, f"{line}\n"))

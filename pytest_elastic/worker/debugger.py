@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from pytest_elastic.worker.prime import when_imported
 from pytest_elastic.worker.terminal import RankTerminal, Why
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -109,9 +110,9 @@ def use_in_function(terminal: RankTerminal) -> None:
         _set_trace(terminal, sys._getframe().f_back, **kwargs)
 
     sys.breakpointhook = hook
-    for name in ("pdb", "pytest"):
-        if name in sys.modules:
-            sys.modules[name].set_trace = set_trace  # type: ignore[attr-defined]
+    when_imported("pdb", lambda module: setattr(module, "set_trace", set_trace))
+    if "pytest" in sys.modules:
+        sys.modules["pytest"].set_trace = set_trace  # type: ignore[attr-defined]
 
 
 def _set_trace(terminal: RankTerminal, frame: FrameType | None, **kwargs: Any) -> None:

@@ -328,7 +328,7 @@ def test_trace_and_death_and_the_shell(terminal: Any, tmp_path: Path) -> None:
 def wait_for(process: psutil.Process, status: str) -> bool:
     """Wait until a process has a status; the system tells nobody but its parent."""
     pid, code = os.waitpid(process.pid, os.WUNTRACED)
-    return pid == process.pid and os.WIFSTOPPED(code) and process.status() == status
+    return bool(pid == process.pid and os.WIFSTOPPED(code) and process.status() == status)
 
 
 PIPED = """
@@ -361,7 +361,7 @@ def run(directory: Path, source: str, *arguments: str, **keywords: Any) -> str:
         command, cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False, **keywords
     )
     assert left_behind(environ) == []
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_commands_come_from_a_pipe_until_it_ends(tmp_path: Path) -> None:
