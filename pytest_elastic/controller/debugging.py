@@ -90,6 +90,7 @@ class Debugging:
         self._explicit = self._chosen is not None
         self._checked = False
         self._told: set[str] = set()
+        self._sent_on: dict[str, list[_Asker]] = {}
         self._debugged: RankId | None = None
         self._stand = False
 
@@ -167,9 +168,12 @@ class Debugging:
         """Decide what there is to decide."""
         if self._holder is not None:
             self._look_at_long_step()
-            return
-        if not self._asking:
-            return
+        elif self._asking:
+            self._look_at_askers()
+        if self._sent_on:
+            self._tell_of_sent_on()
+
+    def _look_at_askers(self) -> None:
         askers = [each for each in self._asking if each.at_breakpoint]
         # The others are sent on once the chosen one has been at their place.
         for asker in sorted(askers, key=lambda each: each.wanted.id.rank != self._chosen):
@@ -213,14 +217,21 @@ class Debugging:
         return True
 
     def _send_on(self, asker: _Asker) -> None:
-        """Have a rank go on without a debugger, and say so once for each place."""
+        """Have a rank go on without a debugger."""
         self._forget(lambda other: other is asker)
         asker.peer.send(TerminalAnswer(granted=False))
-        place, rank = asker.wanted.place, asker.wanted.id.rank
-        if asker.at_breakpoint and place not in self._told:
-            self._told.add(place)
-            where = f"reached the breakpoint at {place}" if asker.wanted.why == "breakpoint" else "began the test"
-            self._tell(f"rank {rank} {where} too; --elastic-pdb-rank={rank} debugs that one")
+        if asker.at_breakpoint and asker.wanted.place not in self._told:
+            trace = asker.wanted.why == "trace"
+            what = "began the test" if trace else f"reached the breakpoint at {asker.wanted.place}"
+            self._sent_on.setdefault(what, []).append(asker)
+
+    def _tell_of_sent_on(self) -> None:
+        """Say, once for each place, which ranks are not debugged there."""
+        for what, askers in self._sent_on.items():
+            ranks = sorted(asker.wanted.id.rank for asker in askers)
+            self._tell(f"{fold(ranks)} {what} too; --elastic-pdb-rank={ranks[0]} debugs rank {ranks[0]}")
+            self._told.add(askers[0].wanted.place)
+        self._sent_on.clear()
 
     def _decide_on_failures(self) -> None:
         askers = [asker for asker in self._asking if not asker.at_breakpoint]
