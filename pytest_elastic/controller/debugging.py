@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pytest_elastic.channel import Peer
 from pytest_elastic.controller.clocks import Clocks
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.terminal import Loan, Terminal
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import HOLD, RankId, TerminalAnswer, TerminalDone, TerminalUsed, TerminalWanted
 from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.judgement import find_failures
@@ -278,10 +280,14 @@ class Debugging:
             asker.peer.send(TerminalAnswer(granted=True))
             asker.peer.pass_descriptors(fds)
 
+        def hand_over(fds: list[int]) -> None:
+            with contextlib.suppress(ElasticError):  # the launch is over, and so is the loan
+                self._do(partial(pass_on, fds))
+
         def lend() -> None:
             __tracebackhide__ = True
             if not loan.over.is_set():
-                self._terminal.lend(loan, lambda fds: self._do(partial(pass_on, fds)))
+                self._terminal.lend(loan, hand_over)
 
         self._errand(lend)
 
