@@ -101,6 +101,7 @@ class RankTests:
             begin_test(item.config, basetemp)
             runner = session.plugins.runner
             runner.kept = wanted.kept
+            session.plugins.interaction.begin_test(item.config)
             self._stop.listen(self._stacks)
             try:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
@@ -196,7 +197,7 @@ class RankTests:
         plugins = session.plugins
         plugins.progress.bind(config, self._me.id, self._outbox)
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
-        plugins.interaction.bind(config, self._terminal, self._stop)
+        plugins.interaction.bind(config, self._me.directory, self._terminal, self._stop)
         plugins.group.make = self._group.make
         if wanted.kept:
             plugins.group.make = lambda: self._make_group(plugins.watch)

@@ -203,6 +203,7 @@ import torch.distributed as dist
 @pytest.mark.elastic(nproc=3, backend="gloo", timeout=8)
 def test_one_fails(rank):
     culprit = rank + 40
+    print("said by", rank)
     assert rank != 1
     dist.barrier()
 
@@ -246,7 +247,14 @@ def test_never():
 
 def test_post_mortem(terminal: Any) -> None:
     session = terminal(FAILURES, "--pdb", "--tb=line")
-    session.expect("assert 1 != 1", r">>>> PDB post_mortem \[rank 1\] >>>>", "-> assert rank != 1", PROMPT)
+    session.expect(
+        ">>>> captured stdout",
+        "said by 1",
+        "assert 1 != 1",
+        r">>>> PDB post_mortem \[rank 1\] >>>>",
+        "-> assert rank != 1",
+        PROMPT,
+    )
     assert "41" in session.tell("p culprit")
     # As long as the person likes: the others wait in a barrier, and longer than their grace time.
     assert "slept" in session.tell("import time; time.sleep(4); print('slept')")
