@@ -313,7 +313,7 @@ class Debugging:
             self._hold.touch()
         else:
             self._clocks.resume()
-            self._hold.unlink()
+            self._hold.unlink(missing_ok=True)
 
     def _tell(self, line: str) -> None:
         self._errand(partial(self._terminal.write, f"{line}\n"))

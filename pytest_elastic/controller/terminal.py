@@ -43,8 +43,10 @@ class Loan:
 
     def send(self, signum: int) -> None:
         """Send a signal to the rank."""
-        if self.rank.handle is not None:
-            self.rank.handle.send(signum)
+        # Called by handlers of signals, at any moment: the supervisor's thread may be letting go of the process.
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            if self.rank.handle is not None:
+                self.rank.handle.send(signum)
 
 
 class Terminal:
