@@ -94,6 +94,18 @@ class Outbox:
         except Exception:  # noqa: BLE001 (it may be anything)
             return None
 
+    def receive_descriptors(self, count: int) -> list[int]:
+        """Wait for descriptors that the controller passes, and return them as descriptors of this process.
+
+        Raises:
+            EOFError: The controller is gone.
+        """
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            data, fds, _, _ = socket.recv_fds(end, 1, count)
+        if not data or len(fds) != count:
+            raise EOFError("the controller is gone")
+        return fds
+
     def hears_within(self, timeout: float) -> bool:
         """Wait for a message of the controller, or for its end, for some seconds; return whether one is there."""
         return self._connection.poll(timeout)
@@ -190,6 +202,11 @@ class Peer:
         for data in frames:
             self._outgoing += (memoryview(header(len(data))), memoryview(data))
         self.flush()
+
+    def pass_descriptors(self, fds: list[int]) -> None:
+        """Have a peer that waits for them get descriptors of this process; what was sent before has gone out."""
+        with contextlib.suppress(OSError):  # it is gone, which is seen elsewhere
+            socket.send_fds(self._socket, [b"d"], fds)
 
     def flush(self) -> bool:
         """Send what the connection takes by now; return whether something is left."""

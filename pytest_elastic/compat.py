@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +17,57 @@ from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLoca
 # The server and ranks make a pytest session of their own, as pytest-xdist's workers do.
 from _pytest.config import _prepareconfig as prepare_config
 
+# A rank opens pytest's own debugger on a terminal that is passed to it.
+from _pytest.config import create_terminal_writer
+from _pytest.debugging import _enter_pdb, pytestPDB
+
 # The value of a fixture that another one overrides is asked for in the name of that other one.
 from _pytest.fixtures import SubRequest
 
 # A rank runs the three phases of one item without logstart and logfinish, which are the controller's.
 from _pytest.runner import runtestprotocol
 
+# Marks that the controller judges tell a rank which failures nobody wants to debug.
+from _pytest.skipping import Xfail, evaluate_xfail_marks
+
 __all__ = [
     "ExceptionChainRepr",
     "ReprEntryNative",
     "ReprFileLocation",
     "ReprTraceback",
+    "Xfail",
     "capture_nothing",
     "column",
     "configure",
     "count_finalizers",
+    "debug_failure",
     "definitions_for",
+    "evaluate_xfail_marks",
     "fixture_definitions",
     "fixture_value",
+    "given_back_by_capture",
     "has_fixture_of_users",
     "has_live_log",
     "initial_names",
+    "is_expected",
     "item_of",
     "level_of",
     "parameters_of",
     "prepare_config",
     "prune",
     "redefine",
+    "resume_capture",
     "runtestprotocol",
     "set_basetemp",
     "show_live_log_by",
     "silence_terminal",
     "stop_capture",
+    "suspend_capture",
     "take_finalizers",
     "tear_down_everything",
     "tear_down_for",
     "terminal_file",
+    "wrap_debugger",
     "write_lines",
     "write_through",
 ]
@@ -79,6 +95,86 @@ def capture_nothing(config: pytest.Config) -> None:
     if manager is not None:
         manager._method = "no"
         manager.start_global_capturing()
+
+
+def suspend_capture(config: pytest.Config) -> None:
+    """Have the standard streams be what they were without pytest and its fixtures."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    if manager is not None:
+        manager.suspend(in_=True)
+
+
+def resume_capture(config: pytest.Config) -> None:
+    """Have pytest and its fixtures capture again."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    if manager is not None:
+        manager.resume()
+
+
+@contextmanager
+def given_back_by_capture(config: pytest.Config) -> Iterator[None]:
+    """Have the standard streams be the person's while a block runs."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.flush()
+    suspend_capture(config)
+    try:
+        yield
+    finally:
+        resume_capture(config)
+
+
+def wrap_debugger(
+    *,
+    begins: Callable[[str], bool],
+    header: Callable[[str], str],
+    otherwise: Callable[[], Any],
+    attach: Callable[[type[Any]], type[Any]],
+) -> None:
+    """Have pytest's debugger ask before it begins.
+
+    Args:
+        begins: Tells whether it may; called with pytest's name for the way in, ``"set_trace"`` say.
+        header: Makes the line above the first prompt from pytest's.
+        otherwise: Makes what takes its place where it may not.
+        attach: Makes its class.
+    """
+    debugger: Any = pytestPDB  # whose methods have no annotations
+    begin, make = debugger._init_pdb, debugger._get_pdb_wrapper_class
+
+    def init_pdb(method: str, *args: Any, **kwargs: Any) -> Any:
+        if not begins(method):
+            return otherwise()
+        if debugger._recursive_debug == 0:
+            kwargs["header"] = header(str(kwargs.get("header") or f"PDB {method}"))
+        return begin(method, *args, **kwargs)
+
+    def make_class(cls: type[Any], manager: Any) -> type[Any]:
+        return attach(make(cls, manager))
+
+    debugger._init_pdb = staticmethod(init_pdb)
+    debugger._get_pdb_wrapper_class = staticmethod(make_class)
+    debugger._wrapped_pdb_cls = None
+
+
+def debug_failure(node: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException], report: pytest.TestReport) -> None:
+    """Show a failure and open the debugger in it, as ``--pdb`` does, on what standard output is now."""
+    reporter: Any = node.config.pluginmanager.getplugin("terminalreporter")
+    silent, reporter._tw = reporter._tw, create_terminal_writer(node.config)
+    try:
+        _enter_pdb(node, excinfo, report)
+    finally:
+        reporter._tw = silent
+
+
+def is_expected(xfail: Xfail, error: BaseException) -> bool:
+    """Tell whether a mark says that a test fails by an exception, as pytest's own report does."""
+    raises: Any = xfail.raises
+    if raises is None:
+        return True
+    if hasattr(raises, "matches"):  # pytest.RaisesExc
+        return bool(raises.matches(error))
+    return isinstance(error, raises)
 
 
 def set_basetemp(config: pytest.Config, basetemp: Path) -> None:

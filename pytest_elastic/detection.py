@@ -224,20 +224,29 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         yield
         return
     from pytest_elastic.controller.item import ElasticItem
+    from pytest_elastic.controller.own_debugger import OwnDebugger
+
+    own = OwnDebugger(item.config)
 
     def setup() -> None:
+        __tracebackhide__ = True
         # pytest-rerunfailures comes here once more for each attempt, which has ranks of its own.
         close_launch(item)
         run_of(item.config).warn_once(item)
-        item.stash[ELASTIC] = ElasticItem(item, arguments, nextitem)
-        item.stash[ELASTIC].setup()
+        elastic = item.stash[ELASTIC] = ElasticItem(item, arguments, nextitem)
+        with own.apart_from(elastic):
+            elastic.setup()
 
     def runtest() -> None:
-        item.stash[ELASTIC].runtest()
+        __tracebackhide__ = True
+        with own.apart_from(item.stash[ELASTIC]):
+            item.stash[ELASTIC].runtest()
 
     def teardown() -> None:
+        __tracebackhide__ = True
         if ELASTIC in item.stash:
-            item.stash[ELASTIC].teardown()
+            with own.apart_from(item.stash[ELASTIC]):
+                item.stash[ELASTIC].teardown()
 
     replaced = {"setup": setup, "runtest": runtest, "teardown": teardown}
     vars(item).update(replaced)
@@ -246,6 +255,7 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     finally:
         for name in replaced:
             vars(item).pop(name, None)
+        own.put_back()
         close_launch(item)
 
 
@@ -255,6 +265,15 @@ def close_launch(item: pytest.Item) -> None:
     if elastic is not None:
         elastic.close()
         del item.stash[ELASTIC]
+
+
+def after_failure(node: pytest.Item | pytest.Collector, error: BaseException) -> None:
+    """Take note that pytest has told a failure of an elastic test, into which a person might want to look."""
+    elastic = node.stash.get(ELASTIC, None)
+    if elastic is not None and isinstance(node, pytest.Item):
+        from pytest_elastic.controller.own_debugger import after_failure as look_into
+
+        look_into(elastic, node, error)
 
 
 def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:

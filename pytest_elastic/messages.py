@@ -8,6 +8,9 @@ from typing import Any, Literal
 Address = str
 """Path of a Unix socket; later also ``(host, port)``."""
 
+HOLD = "debugging"
+"""File in a launch's scratch directory: while it is there, agents end no worker because another one has failed."""
+
 Period = Literal["test", "teardown"]
 """The parts of a rank's test in which calls of ranks meet."""
 
@@ -343,6 +346,19 @@ class Refusal:
     traceback: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TerminalAnswer:
+    """Answers a rank that wants the person's terminal for a debugger.
+
+    Attributes:
+        granted: It gets it: the descriptors follow. Else it goes on as if there were no breakpoint.
+        refusal: Why nobody gets it, or an empty text.
+    """
+
+    granted: bool
+    refusal: str = ""
+
+
 # --- agent to controller ------------------------------------------------------------------------------------
 
 
@@ -668,6 +684,51 @@ class RankAsks:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TerminalWanted:
+    """A rank has reached a breakpoint or has failed, and wants the person's terminal for a debugger.
+
+    It is said over a connection of its own, which is open for as long as the rank has the terminal or waits for it.
+
+    Attributes:
+        id: Which rank.
+        why: ``"breakpoint"``, ``"trace"`` (``--trace``: the beginning of its test), or ``"failure"`` (``--pdb``).
+        place: Where it is.
+        has_it: It has the terminal already, and only tells that it has been here.
+    """
+
+    id: RankId
+    why: Literal["breakpoint", "trace", "failure"]
+    place: str
+    has_it: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TerminalUsed:
+    """What a debugger does that has the terminal.
+
+    Attributes:
+        id: The rank.
+        prompting: It waits for a command; else the rank runs, by a step, say.
+    """
+
+    id: RankId
+    prompting: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TerminalDone:
+    """A rank gives the terminal back.
+
+    Attributes:
+        id: The rank.
+        quits: The person has left the debugger by ``quit``.
+    """
+
+    id: RankId
+    quits: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TestOver:
     """A rank's set-up and call are behind it: it makes no call in them any more.
 
@@ -683,7 +744,18 @@ class TestOver:
 
 
 RankMessage = (
-    RankHello | RankFailed | RankCaught | RankReport | RankWarned | RankLogged | RankFinished | RankAsks | TestOver
+    RankHello
+    | RankFailed
+    | RankCaught
+    | RankReport
+    | RankWarned
+    | RankLogged
+    | RankFinished
+    | RankAsks
+    | TestOver
+    | TerminalWanted
+    | TerminalUsed
+    | TerminalDone
 )
 AgentMessage = AgentHello | RoundStarted | RankExited | EventRecorded | AgentFinished
 Message = RankMessage | AgentMessage

@@ -267,6 +267,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             metavar="{failed,all,none}",
         ),
         Setting(
+            name="pdb_rank",
+            default=None,
+            allowed="an int >= 0",
+            check=_integer(0),
+            parse=int,
+            help="the rank that gets the terminal at a breakpoint, with --trace and with --pdb (default: the first to "
+            "ask, with --pdb the one that failed first)",
+            launch=False,
+            metavar="N",
+        ),
+        Setting(
             name="strict",
             default=False,
             allowed="true or false",

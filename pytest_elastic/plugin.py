@@ -124,6 +124,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+    """End the session if the person has left the debugger of a rank by ``quit``."""
+    if call.excinfo is not None:
+        detection.after_failure(node, call.excinfo.value)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the ranks that are kept; take note that reports are told in the summary from here on."""

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -35,6 +36,7 @@ class ObservedAgent(LocalElasticAgent):
         grace: Seconds between SIGTERM and SIGKILL (torch: 30).
         exit_barrier: Seconds to wait for other agents after success (torch: 300).
         node: Index of this agent, in order of start.
+        hold: While this file is there, no worker is ended because another one has failed.
         error: Raised instead of running, if given.
 
     Attributes:
@@ -51,6 +53,7 @@ class ObservedAgent(LocalElasticAgent):
         grace: float,
         exit_barrier: float,
         node: int,
+        hold: Path,
         error: BaseException | None = None,
     ) -> None:
         super().__init__(spec, logs, start_method=start_method, exit_barrier_timeout=exit_barrier)
@@ -58,6 +61,7 @@ class ObservedAgent(LocalElasticAgent):
         self._tell = tell
         self._grace = grace
         self._node = node
+        self._hold = hold
         self._error = error
         self.stopping_ns: int | None = None
         self._noted: set[int] = set()
@@ -105,6 +109,10 @@ class ObservedAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._wait_for_change()
         self._note_exits(stopping_since=None)
+        while self._hold.exists():
+            # A person debugs a rank: its end, because another one has failed, can wait.
+            connection.wait(self._signs(set(self._exitcodes()) | self._returned()), timeout=_MEMBERSHIP_INTERVAL)
+            self._note_exits(stopping_since=None)
         silent = self._exited_without_value()
         if silent or any(self._exitcodes().values()):
             self._await_aftermath()

@@ -25,7 +25,7 @@ from pytest_elastic.agent.elastic_agent import ObservedAgent
 from pytest_elastic.agent.logs import RankLogs
 from pytest_elastic.agent.rendezvous import FreshPort, make_handler
 from pytest_elastic.forking import START_METHOD
-from pytest_elastic.messages import AgentFinished, AgentMessage, AgentOrder, EventRecorded
+from pytest_elastic.messages import HOLD, AgentFinished, AgentMessage, AgentOrder, EventRecorded
 from pytest_elastic.pickling import pickle_exception
 from pytest_elastic.worker import rank
 
@@ -170,6 +170,7 @@ def _make_agent(
         grace=order.grace,
         exit_barrier=order.exit_barrier,
         node=order.node,
+        hold=Path(order.scratch) / HOLD,
         error=None if order.agent_error is None else pickle.loads(order.agent_error),
     )
 

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from pytest_elastic.channel import Peer
 from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.debugging import Debugging
 from pytest_elastic.controller.failure_log import FailureLog
 from pytest_elastic.controller.live import LiveLines
 from pytest_elastic.controller.peers import RankState
@@ -62,6 +63,7 @@ class Hearing:
         live: Lines on their way to the terminal.
         selector: The supervisor waits on it.
         arrivals: Decides what becomes of those that arrive.
+        debugging: Decides who gets the terminal.
         errand: Has something done in the thread of the test.
         wake: Wakes the supervisor.
     """
@@ -74,6 +76,7 @@ class Hearing:
         live: LiveLines,
         selector: selectors.BaseSelector,
         arrivals: Arrivals,
+        debugging: Debugging,
         *,
         errand: Callable[[Callable[[], None]], None],
         wake: Callable[[], None],
@@ -84,6 +87,7 @@ class Hearing:
         self._live = live
         self._selector = selector
         self._arrivals = arrivals
+        self._debugging = debugging
         self._wake = wake
         self._errand = errand
         self._last = not plan.kept
@@ -101,6 +105,7 @@ class Hearing:
         log = self._plan.failure_log
         self._failures = FailureLog(log, nodeid) if log is not None else None
         self._services = RankServices(self._post, self._errand, fixtures)
+        self._debugging.begin()
 
     @property
     def keeps_ranks(self) -> bool:
@@ -134,6 +139,7 @@ class Hearing:
     def gone(self, id: RankId) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank's process has ended."""
         self._services.gone(id, "was gone")
+        self._debugging.gone(id)
         self.let_ranks_leave(id.world)
 
     def close(self) -> None:
@@ -156,6 +162,7 @@ class Hearing:
         if peer.gone():
             self._selector.unregister(peer)
             peer.close()
+            self._debugging.hung_up(peer)
         else:
             self._flush(peer)
 
@@ -180,6 +187,7 @@ class Hearing:
         if isinstance(message, RankExited) and not self._exit_counts(message):
             return
         self._services.hear(message, peer)
+        self._debugging.hear(message, peer)
         if isinstance(message, RankHello):
             self._arrivals.rank_arrived(message, peer)
         elif isinstance(message, RankFailed):

@@ -61,6 +61,9 @@ class ElasticItem:
         item: The test.
         arguments: Merged arguments of its marks.
         nextitem: The test that pytest runs after it.
+
+    Attributes:
+        in_controller: Fixtures of the controller are being set up: what goes wrong is nothing of the ranks'.
     """
 
     def __init__(self, item: pytest.Item, arguments: dict[str, Any], nextitem: pytest.Item | None) -> None:
@@ -77,6 +80,7 @@ class ElasticItem:
         self._judgements: tuple[Judgement, ...] = ()
         self._warning: ElasticWarning | None = None
         self._interrupted = False
+        self.in_controller = False
         self._told: list[Judgement] = []
         self._telling: dict[When, Judgement] = {}
 
@@ -86,7 +90,9 @@ class ElasticItem:
         """Start the launch, and wait until every rank is set up."""
         __tracebackhide__ = True
         self._attempt(self._read_marker)
+        self.in_controller = True
         self._fixtures.set_up()
+        self.in_controller = False
         self._attempt(self._start)
         self._reach("setup")
 
@@ -120,6 +126,16 @@ class ElasticItem:
         if self._launch is not None:
             beside = self._nextitem is not None and arguments_of(self._nextitem) is not None
             self._run.end_test(self._launch, self._temporary, beside=beside)
+
+    @property
+    def quits(self) -> bool:
+        """The person has left the debugger of a rank by ``quit``."""
+        return self._launch is not None and self._launch.quits
+
+    @property
+    def debugged_failure(self) -> bool:
+        """A rank that had failed was debugged."""
+        return self._launch is not None and self._launch.debugged_failure
 
     # --- the launch ---
 

@@ -23,6 +23,7 @@ from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.supervisor import Supervisor
+from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import TearDown
 from pytest_elastic.report.records import LaunchRecord
@@ -39,6 +40,7 @@ class Launch:
         write: Writes lines to the terminal while the launch runs.
         progress: Shows how it goes on.
         stream: What ranks write goes to the terminal as well as to their logs.
+        terminal: The person's terminal, for debuggers.
 
     Attributes:
         plan: What is run.
@@ -54,6 +56,7 @@ class Launch:
         write: Callable[[str], None],
         progress: Progress,
         stream: bool,
+        terminal: Terminal,
     ) -> None:
         self._progress = progress
         self.plan: Final = plan
@@ -67,7 +70,7 @@ class Launch:
             write(text)
 
         self._live = LiveLines(write_lines)
-        self._supervisor = Supervisor(plan, server, self._live, stream=stream)
+        self._supervisor = Supervisor(plan, server, self._live, terminal, stream=stream)
         name = f"elastic-{self._supervisor.name}"
         self._thread = threading.Thread(target=self._supervisor.run, name=name, daemon=True)
 
@@ -100,6 +103,8 @@ class Launch:
         if self._supervisor.error is not None:
             raise self._supervisor.error
         assert self._supervisor.record is not None
+        if self._supervisor.debugging.quits and self.plan.work != "test":
+            pytest.exit("Quitting debugger")
         return self._supervisor.record
 
     def wait_until(self, reached: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -112,7 +117,7 @@ class Launch:
             timeout: Seconds to wait at most, or ``None``.
         """
         __tracebackhide__ = True
-        deadline = math.inf if timeout is None else clock.monotonic() + timeout
+        deadline = math.inf if timeout is None else clock.monotonic() - self._supervisor.stood_for + timeout
         try:
             while (errand := self._next_errand(reached, deadline)) is not None:
                 self._progress.wipe()
@@ -137,7 +142,7 @@ class Launch:
             supervisor.awaited.append(is_enough)
             try:
                 while not supervisor.errands and not supervisor.done.is_set() and not reached():
-                    left = deadline - clock.monotonic()
+                    left = deadline + supervisor.stood_for - clock.monotonic()
                     if left <= 0:
                         break
                     self._progress.tick(self)
@@ -281,7 +286,12 @@ class Launch:
     @property
     def seconds(self) -> float:
         """For how long it has run, or its ranks their test."""
-        return (clock.monotonic_ns() - self._supervisor.started_ns) / 1e9 if self._supervisor.started_ns else 0.0
+        supervisor = self._supervisor
+        return (
+            (clock.monotonic_ns() - supervisor.started_ns) / 1e9 - supervisor.stood_for
+            if supervisor.started_ns
+            else 0.0
+        )
 
     @property
     def timeout(self) -> float | None:
@@ -296,6 +306,16 @@ class Launch:
     def waiting_ranks(self) -> set[int]:
         """Return the ranks of the last world that wait in a call that all of them make."""
         return self._supervisor.waiting_ranks()
+
+    @property
+    def quits(self) -> bool:
+        """The person has left a debugger by ``quit``."""
+        return self._supervisor.debugging.quits
+
+    @property
+    def debugged_failure(self) -> bool:
+        """A rank that had failed got the terminal."""
+        return self._supervisor.debugging.had_failure
 
     @property
     def settled(self) -> bool:

@@ -51,7 +51,7 @@ class Nowhere:
         """Do nothing."""
 
 
-class Terminal:
+class StatusLine:
     """The line below the one that pytest writes on.
 
     Args:
@@ -189,7 +189,7 @@ def display_for(config: pytest.Config, worker: Path | None) -> Display:
     """
     if worker is not None:
         return StatusFile(worker)
-    terminal = Terminal(config)
+    terminal = StatusLine(config)
     return terminal if terminal.interactive() else Nowhere()
 
 

@@ -36,6 +36,7 @@ from pytest_elastic.controller.server import (
     remove_run_directory,
 )
 from pytest_elastic.controller.steady_thread import SteadyThread
+from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.controller.turns import Turn, Turns
 from pytest_elastic.controller.workers_progress import workers_file
 from pytest_elastic.errors import ElasticError
@@ -86,6 +87,7 @@ class ElasticRun:
         self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
         self._devices = Devices(self._find_devices)
+        self._terminal = Terminal(config, given["pdb_rank"].value if "pdb_rank" in given else None)
         self.modules: dict[str, str] = {}
         self._pytest_variables = pytest_variables()
         self._left_behind = plugins_left_behind(config)
@@ -388,7 +390,12 @@ class ElasticRun:
             server = self._server_for(plan)
             over.callback(server.leave)
             launch = Launch(
-                plan, server, write=terminal_writer(self._config), progress=self.progress, stream=self.streams
+                plan,
+                server,
+                write=terminal_writer(self._config),
+                progress=self.progress,
+                stream=self.streams,
+                terminal=self._terminal,
             )
             # One that finds its server unfit is started once more, from another.
             over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())

@@ -18,6 +18,7 @@ from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller import membership
 from pytest_elastic.controller.actions import Actions
 from pytest_elastic.controller.clocks import Clocks
+from pytest_elastic.controller.debugging import Debugging
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
@@ -29,6 +30,7 @@ from pytest_elastic.controller.server import PreloadedServer
 from pytest_elastic.controller.stack_request import StackRequest, wrote_stacks
 from pytest_elastic.controller.store_host import StoreHost
 from pytest_elastic.controller.sweeping import sweep
+from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.forking import Task
 from pytest_elastic.messages import AgentHello, Go, NoMoreTests, RankHello, TearDown
@@ -47,11 +49,13 @@ class Supervisor:
         plan: What to run.
         server: The server that forks agents and ranks.
         live: Lines on their way to the terminal.
+        terminal: The person's terminal, for debuggers.
         stream: What ranks write goes to the terminal as well as to their logs.
 
     Attributes:
         roster: Agents and ranks, and what each has told.
         actions: What is to be done in the thread of the supervisor.
+        debugging: Who gets the terminal.
         purpose: What is done to agents and ranks on purpose.
         errands: What is to be done in the thread of the test.
         over: Called once nothing is left of the launch.
@@ -69,7 +73,9 @@ class Supervisor:
         work_name: What is run.
     """
 
-    def __init__(self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, *, stream: bool) -> None:
+    def __init__(
+        self, plan: LaunchPlan, server: PreloadedServer, live: LiveLines, terminal: Terminal, *, stream: bool
+    ) -> None:
         self.plan: Final = plan
         self.name: Final = plan.scratch.name
         self.roster: Final = Roster()
@@ -94,6 +100,16 @@ class Supervisor:
             self._selector,
             lambda peer: self._hearing.welcome(peer),
         )
+        self.actions: Final = Actions(self._reception.wake)
+        self.debugging: Final = Debugging(
+            self.roster,
+            self._clocks,
+            terminal,
+            directory=plan.directory,
+            scratch=plan.scratch,
+            errand=self.errands.append,
+            do=self.actions.do,
+        )
         self._hearing = Hearing(
             plan,
             self.roster,
@@ -101,12 +117,12 @@ class Supervisor:
             live,
             self._selector,
             self,
+            self.debugging,
             errand=self.errands.append,
             wake=self._reception.wake,
         )
         self._store = StoreHost(plan)
         self.purpose: Final = Purpose(plan, self.roster, self._selector, self._add_agent)
-        self.actions: Final = Actions(self._reception.wake)
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
         self.timeout = plan.timeout
@@ -141,6 +157,11 @@ class Supervisor:
     def waiting_ranks(self) -> set[int]:
         """Return the ranks of the last world that wait in a call that all of them make; may be called anywhere."""
         return self._hearing.waiting(self.roster.worlds[-1]) if self.roster.worlds else set()
+
+    @property
+    def stood_for(self) -> float:
+        """Seconds for which the clocks have stood still."""
+        return self._clocks.stood_for
 
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
@@ -234,6 +255,7 @@ class Supervisor:
                     key.data()
                 if self._inline is not None:
                     self._look_at_inline_agent(self._inline)
+                self.debugging.look()
                 self._look_at_clocks()
                 self._hearing.deliver()
                 self.purpose.look(ending=self._killing_since is not None)
@@ -427,6 +449,7 @@ class Supervisor:
         times = [
             0.1 if self._killing_since is not None else None,
             self._clocks.patience(),
+            self.debugging.patience(),
             self.purpose.faults.patience(),
         ]
         return min((seconds for seconds in times if seconds is not None), default=None)
@@ -509,6 +532,7 @@ class Supervisor:
     def _clean_up(self) -> None:
         if self._inline is not None:
             self._inline.end(0 if self._inline.given_up else PATIENCE)
+        self.debugging.close()
         self._reception.settle()
         self._hearing.hear_all()
         if self._tails is not None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_elastic import compat
-from pytest_elastic.controller.progress import INTERVAL, Terminal
+from pytest_elastic.controller.progress import INTERVAL, StatusLine
 from pytest_elastic.fixtures import run_directory
 
 _WANTED: Final = "elastic_progress"
@@ -26,7 +26,7 @@ def tell_worker(node: Any) -> None:
     """
     config: pytest.Config = node.config
     factory: Any = getattr(config, "_tmp_path_factory", None)
-    if factory is None or not Terminal(config).interactive():
+    if factory is None or not StatusLine(config).interactive():
         return
     node.workerinput[_WANTED] = True
     if not config.pluginmanager.hasplugin(_WATCH):
@@ -54,7 +54,7 @@ class WorkersProgress:
 
     def __init__(self, config: pytest.Config, directory: Path) -> None:
         self._directory = directory
-        self._terminal = Terminal(config)
+        self._terminal = StatusLine(config)
         self._reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         self._lock = threading.RLock()
         self._over = threading.Event()

@@ -40,9 +40,6 @@ SWITCHED_OFF: Final[Mapping[str, Any]] = {
     "maxprocesses": None,
     "numprocesses": None,
     "tx": [],
-    # A debugger would read from /dev/null.
-    "trace": False,
-    "usepdb": False,
     # What is said at the end of a session.
     "durations": None,
     "pastebin": None,
@@ -86,6 +83,8 @@ class Differences:
         name = manager.get_name(plugin)
         if name == "helpconfig":
             manager.unregister(plugin)  # --debug would truncate the controller's file
+        elif name == "pdbinvoke":
+            manager.unregister(plugin)  # it debugs on the terminal, which ranks ask the controller for
         elif name == "terminalreporter":
             compat.silence_terminal(plugin)
         elif name == "lfplugin":

@@ -17,10 +17,12 @@ from pytest_elastic.hookspecs import RankContext
 from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
+from pytest_elastic.worker.debugger import stop_tracing
 from pytest_elastic.worker.exchange import EXCHANGE
 from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
+from pytest_elastic.worker.interaction import EXPECTED
 from pytest_elastic.worker.leaks import Leaks, LeakWatch
 from pytest_elastic.worker.measuring import Measurement
 from pytest_elastic.worker.rendezvous import forget_stores
@@ -28,6 +30,7 @@ from pytest_elastic.worker.services import begin_test
 from pytest_elastic.worker.session import RankSession, find_item
 from pytest_elastic.worker.stopping import RankStopped, Stop
 from pytest_elastic.worker.surroundings import apply_seed
+from pytest_elastic.worker.terminal import RankTerminal
 
 
 def run_tests(
@@ -93,6 +96,7 @@ class RankTests:
         self._stop = Stop(before_end=measurement.save)
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
+        self._terminal = RankTerminal(order.channel, order.key, me.id)
         self._session: RankSession | None = None
         self._item: pytest.Item | None = None
         self._watch: LeakWatch | None = None
@@ -115,8 +119,12 @@ class RankTests:
             self._measurement.begin_test(wanted.nodeid)
             runner = session.plugins.runner
             runner.kept = wanted.kept
+            session.plugins.interaction.begin_test(item.config)
             self._stop.listen(self._stacks)
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            try:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            finally:
+                stop_tracing(self._terminal)
             compat.stop_capture(item.config)
         except BaseException as error:  # noqa: BLE001 (pytest.exit, KeyboardInterrupt, an error of a plugin)
             self._tell(error)
@@ -208,6 +216,7 @@ class RankTests:
         plugins.progress.bind(config, self._me.id, self._outbox)
         plugins.group.make = self._make_group
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop, self._measurement)
+        plugins.interaction.bind(config, self._me.directory, self._terminal, self._stop)
         if wanted.kept:
             self._watch = plugins.watch
             plugins.watch.begin(self._accelerators.group)
@@ -271,6 +280,8 @@ def _leave_xfail_to_controller(item: pytest.Item) -> None:
     """
     everything = item.iter_markers_with_node
     known = list(item.iter_markers("xfail"))
+    if known and item.config.getoption("usepdb", False) and not item.config.getoption("runxfail", False):
+        item.stash[EXPECTED] = compat.evaluate_xfail_marks(item)
 
     def without_xfail(name: str | None = None) -> Iterator[Any]:
         return (pair for pair in everything(name) if not any(pair[1] is mark for mark in known))

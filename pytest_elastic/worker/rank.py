@@ -29,6 +29,7 @@ from pytest_elastic.worker.surroundings import (
     apply_to_torch,
     line_buffered_output,
 )
+from pytest_elastic.worker.terminal import RankTerminal
 
 _TOGETHER: Final = 0.05
 """Seconds that a rank waits for the others to be done as well."""
@@ -152,11 +153,17 @@ def _run_function(
     exit: Exit,  # noqa: A002
     measurement: Measurement,
 ) -> bytes:
+    from pytest_elastic.worker.debugger import stop_tracing, use_in_function
     from pytest_elastic.worker.function import UnsendableValueError, call
 
+    terminal = RankTerminal(order.channel, order.key, me.id)
+    use_in_function(terminal)
     try:
         with DefaultGroup(order, TorchAccelerators()):
-            return call(order)
+            try:
+                return call(order)
+            finally:
+                stop_tracing(terminal)
     except SystemExit as error:
         exit.told = True
         code = exitcode_of(error)

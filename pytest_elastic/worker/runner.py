@@ -197,7 +197,7 @@ class ItemRunner:
                 time_ns=time_ns,
                 when=str(report.when),
                 outcome=report.outcome,
-                written=_written(self._me.directory),
+                written=written_so_far(self._me.directory),
                 report=data,
                 sections=bool(report.sections),
                 dropped=dropped,
@@ -243,7 +243,7 @@ def _text(session: pytest.Session | None, name: str) -> str:
     return str(wish) if wish else ""
 
 
-def _written(directory: Path) -> tuple[int, int]:
+def written_so_far(directory: Path) -> tuple[int, int]:
     """Return how much this rank has written to its logs by now."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(Exception):  # whatever the test has put or left there

@@ -18,6 +18,7 @@ def main() -> None:
 
     from pytest_elastic import clock, kernel
     from pytest_elastic.messages import RankFinished, RankOrder
+    from pytest_elastic.worker.debugger import stop_tracing, use_in_function
     from pytest_elastic.worker.failure import describe
     from pytest_elastic.worker.identity import take_identity
     from pytest_elastic.worker.joining import join
@@ -26,6 +27,7 @@ def main() -> None:
     from pytest_elastic.worker.prime import prepare_torch_when_imported
     from pytest_elastic.worker.stacks import write_stacks_to
     from pytest_elastic.worker.surroundings import apply_environment
+    from pytest_elastic.worker.terminal import RankTerminal
 
     me = take_identity()
     kernel.die_with_parent(me.agent)
@@ -34,6 +36,8 @@ def main() -> None:
     write_stacks_to(me.directory)
     outbox = join(me, order, writes_stacks=True)
     prepare_torch_when_imported()
+    terminal = RankTerminal(order.channel, order.key, me.id)
+    use_in_function(terminal)
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path.remove(_ROOT)
@@ -57,6 +61,7 @@ def main() -> None:
         traceback.print_exc()
         exit.code = 1
     ended_ns = clock.monotonic_ns()
+    stop_tracing(terminal)
     # Python itself would wait without limit, before it calls anybody.
     left = exit.settle()
     measurement.save()

@@ -18,6 +18,7 @@ from pytest_elastic.messages import ItemOrder, SessionOrder
 from pytest_elastic.roles import Role
 from pytest_elastic.worker.collecting import Collecting
 from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
+from pytest_elastic.worker.interaction import Interaction
 from pytest_elastic.worker.leaks import LeakWatch
 from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
 from pytest_elastic.worker.services import Progress, leave_to_controller
@@ -40,6 +41,7 @@ class RankPlugins:
         self.runner: Final = ItemRunner()
         self.group: Final = GroupBeforeFixtures()
         self.watch: Final = LeakWatch()
+        self.interaction: Final = Interaction()
 
     def register(self, config: pytest.Config) -> None:
         """Make them known to a session. Those that are last come around all others."""

@@ -152,15 +152,15 @@ def test_a_session_that_runs_no_test_has_no_server(
     assert Path("roles").read_text() == "controller\n"
 
 
-def test_debuggers_are_the_controllers(pytester: pytest.Pytester) -> None:
+def test_debuggers_are_those_of_ranks_and_read_what_pytest_would(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it=HEAD
         + """
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_good(request):
-    assert not request.config.getoption("usepdb")
+    assert request.config.getoption("usepdb")
     assert not request.config.pluginmanager.hasplugin("pdbinvoke")
-    assert not request.config.pluginmanager.hasplugin("pdbtrace")
+    assert request.config.pluginmanager.hasplugin("pdbtrace")
 
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_bad(rank): assert rank != 1

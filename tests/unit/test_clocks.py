@@ -43,6 +43,25 @@ def test_the_longest_wait_is_one_that_every_system_call_takes(timeout: float) ->
     assert not clocks.deadline_has_come()
 
 
+def test_clocks_that_stand_still_go_on_where_they_were() -> None:
+    clocks = Clocks(grace=1e-9)
+    clocks.start(1e-9)
+    clocks.pause()
+    before = clocks.stood_for
+    clocks.rank_failed("a world")
+    assert clocks.patience() is None
+    assert clocks.expired_worlds() == []
+    assert clocks.stood_for > before
+    clocks.start(1e6)
+    clocks.resume()
+    stood_for = clocks.stood_for
+    assert clocks.stood_for == stood_for
+    patience = clocks.patience()
+    assert patience == 0.0
+    assert clocks.expired_worlds() == ["a world"]
+    assert not clocks.deadline_has_come()
+
+
 def test_the_clock_is_that_of_other_processes() -> None:
     assert abs(clock.monotonic_ns() - time.monotonic_ns()) < 10**9
     assert abs(clock.monotonic() - time.monotonic()) < 1

@@ -21,6 +21,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "grace": ("0.5", 0.5),
     "log_dir": ("logs", "logs"),
     "show_output": ("all", "all"),
+    "pdb_rank": ("3", 3),
     "strict": ("true", True),
     "cpu_slots": ("4", 4),
     "group": ("yes", True),
@@ -43,6 +44,7 @@ BAD = {
     "grace": "0",
     "log_dir": "",
     "show_output": "some",
+    "pdb_rank": "-1",
     "strict": "perhaps",
     "cpu_slots": "0",
     "group": "perhaps",
@@ -120,6 +122,7 @@ def test_option_names() -> None:
         "--elastic-group",
         "--elastic-show-output",
         "--elastic-log-dir",
+        "--elastic-pdb-rank",
         "--elastic-spawn",
     }
 
