@@ -107,6 +107,7 @@ class Supervisor:
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
         self._timeout = plan.timeout
+        self._timeout_by = ""
         self._timed_out = False
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
@@ -132,8 +133,18 @@ class Supervisor:
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
         self.held_open = False
-        if timeout is not None and self._clocks.shorten(timeout):
-            self._timeout = timeout
+        if timeout is not None:
+            self.shorten(timeout, "")
+
+    def shorten(self, timeout: float, by: str) -> None:
+        """Have the deadline come in some seconds, unless it comes before.
+
+        Args:
+            timeout: The seconds.
+            by: Who wants that, where it is another plugin.
+        """
+        if self._clocks.shorten(timeout):
+            self._timeout, self._timeout_by = timeout, by
 
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
@@ -156,7 +167,7 @@ class Supervisor:
         self._hearing.begin(test.nodeid, test.fixtures)
         if test.order.kept == 0:
             self._hearing.no_more_tests()
-        self._timeout = test.timeout
+        self._timeout, self._timeout_by = test.timeout, test.timeout_by
         self._clocks.start(test.timeout)
         self._tell_ranks(self._test)
 
@@ -198,7 +209,7 @@ class Supervisor:
             rank.finished = None
         self._work_name = "the teardown of ranks that are kept"
         self._started_ns = clock.monotonic_ns()
-        self._timeout = timeout
+        self._timeout, self._timeout_by = timeout, ""
         self._clocks.start(timeout)
         self._tell_ranks(pickle.dumps(order))
 
@@ -537,6 +548,7 @@ class Supervisor:
             name=self._work_name,
             work=self.plan.work,
             timeout=self._timeout,
+            timeout_by=self._timeout_by,
             timed_out=self._timed_out,
             started_ns=self._started_ns,
             ended_ns=clock.monotonic_ns(),

@@ -43,6 +43,14 @@ SWITCHED_OFF: Final[Mapping[str, Any]] = {
     # A debugger would read from /dev/null.
     "trace": False,
     "usepdb": False,
+    # Measurements: ranks wait for each other, and each would make another number of rounds.
+    "benchmark_autosave": False,
+    "benchmark_compare": None,
+    "benchmark_disable": True,
+    "benchmark_enable": False,
+    "benchmark_json": None,
+    "benchmark_only": False,
+    "benchmark_save": None,
     # What is said at the end of a session.
     "durations": None,
     "pastebin": None,

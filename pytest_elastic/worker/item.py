@@ -16,6 +16,7 @@ from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
+from pytest_elastic.worker.examples import seed_examples
 from pytest_elastic.worker.exchange import EXCHANGE
 from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
@@ -78,6 +79,7 @@ class RankTests:
         self._stop = Stop()
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
+        self._grace = order.grace
         self._session: RankSession | None = None
         self._item: pytest.Item | None = None
 
@@ -89,6 +91,7 @@ class RankTests:
             if wanted.master_port:
                 self._move_master(session, wanted.master_port)
             apply_seed(wanted.seed)
+            seed_examples(wanted.examples_seed)
             basetemp = Path(wanted.basetemp)
             basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
             compat.set_basetemp(item.config, basetemp / str(self._me.id.rank))
@@ -190,6 +193,7 @@ class RankTests:
         plugins.progress.bind(config, self._me.id, self._outbox)
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop)
         plugins.group.make = self._group.make
+        plugins.examples.patience = self._grace
         if wanted.kept:
             plugins.group.make = lambda: self._make_group(plugins.watch)
             plugins.watch.begin(self._accelerators.group)
