@@ -111,11 +111,10 @@ def _made_ready(item: pytest.Item, patience: float) -> Iterator[None]:
 
 
 def _function_scoped(item: pytest.Item) -> list[str]:
-    """Return the arguments of a test that are fixtures of function scope."""
+    """Return the arguments of a test that are fixtures of function scope, and not parameters."""
     _, arguments = compat.initial_names(item)
-    return [
-        name for name in arguments if (found := compat.definitions_for(item, name)) and found[-1].scope == "function"
-    ]
+    names = [name for name in arguments if name not in compat.parameters_of(item)]
+    return [name for name in names if (found := compat.definitions_for(item, name)) and found[-1].scope == "function"]
 
 
 def _own_deadline(settings: Any) -> datetime.timedelta | None:

@@ -63,6 +63,7 @@ class Together:
         self._deadline = deadline
         self._alone = False
         self._lost: BaseException | None = None
+        self._peer: PeerExampleError | None = None
         self._kinds: dict[tuple[int, str], type[PeerExampleError]] = {}
 
     def wrapped(self) -> Callable[..., Any]:
@@ -120,7 +121,8 @@ class Together:
             return error
         if outcomes is None:
             self._alone = True
-            return error
+            # The rank that failed is at its end: there is nobody to shrink with.
+            return GivenUp(self._peer) if self._peer is not None and mine.kind != "failed" else error
         failed = [rank for rank, outcome in enumerate(outcomes) if outcome.kind == "failed"]
         failed = failed or [rank for rank, outcome in enumerate(outcomes) if outcome.kind == "collateral"]
         if not failed:
@@ -128,7 +130,8 @@ class Together:
         first = failed[0]
         if first == self._exchange.me.rank or (mine.kind == "failed" and _is_final()):
             return error
-        return self._peer_error(first, outcomes[first])
+        self._peer = self._peer_error(first, outcomes[first])
+        return self._peer
 
     def _meet(self, mine: _Outcome) -> list[_Outcome] | None:
         """Give this rank's outcome and return those of all; ``None`` if another rank makes no more examples.

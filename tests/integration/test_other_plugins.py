@@ -137,8 +137,9 @@ def test_fails_before_a_collective(n, rank):
 @given(n=st.integers(0, 10**6))
 def test_fails_alike(n): assert n < 137
 
+@pytest.mark.parametrize("number", [1])
 @given(n=st.integers(0, 100), data=st.data())
-def test_rejects(n, data, rank, elastic_gather):
+def test_rejects(n, data, rank, number, elastic_gather):
     m = data.draw(st.integers(0, 100))
     assert elastic_gather((n, m)) == [(n, m)] * 2
     assume(n % 2 or rank)
@@ -146,9 +147,9 @@ def test_rejects(n, data, rank, elastic_gather):
 @given(n=st.integers(0, 3))
 def test_hypothesis_own_deadline(n, rank): time.sleep(0.25 if n + rank == 1 else 0)
 
-@settings(deadline=300, database=None)
+@settings(deadline=400, database=None)
 @given(n=st.integers(0, 3))
-def test_own_deadline(n, rank): time.sleep(0.4 if n + rank == 4 else 0)
+def test_own_deadline(n, rank): time.sleep(0.6 if n + rank == 4 else 0)
 
 @pytest.mark.elastic(start_method="spawn")
 @given(n=st.integers(0, 10**6))
@@ -170,7 +171,7 @@ def test_spawned(n, elastic_gather): assert elastic_gather(n) == [n, n]
     result.stdout.fnmatch_lines("rank 1 of 2 failed first, * (rank 0 did not fail that example by itself (collateral))")
     result.stdout.fnmatch_lines("rank ? of 2 failed first, *: assert 137 < 137 (rank ? failed alike)")
     lost = text.partition("_ test_fails_before_a_collective _")[2]
-    assert re.match(r"_+\nrank 1 of 2 failed first, after [2-5]", lost)
+    assert re.match(r"_+\nrank 1 of 2 failed first, after [2-9]", lost)
     assert "(not shrunk: another rank had not ended this example 2 s later)" in lost
     deadline = text.partition("_ test_own_deadline _")[2]
     assert re.match(r"_+\nrank 1 of 2 failed first, .*DeadlineExceeded", deadline)
@@ -278,7 +279,7 @@ def test_one_line_a_test_in_the_terminal_of_pytest_sugar(pytester: pytest.Pytest
     lines = [line.split() for line in plain_text(result).splitlines()]
     assert [line[:2] for line in lines if line and line[0].startswith("test_it.py::")] == [
         ["test_it.py::test_good", "✓"],
-        ["test_it.py::test_bad", "⨯"],
+        ["test_it.py::test_bad", "\N{VECTOR OR CROSS PRODUCT}"],
         ["test_it.py::test_skips", "s"],
         ["test_it.py::test_expected", "x"],
     ]

@@ -172,6 +172,10 @@ def test_ranks(rank, cov, extras, json_metadata, mocker):
 @pytest.mark.elastic(nproc=2, timeout=60)
 @pytest.mark.dependency(depends=["test_ranks"])
 def test_bad(rank): assert rank != 1
+
+@pytest.mark.elastic(nproc=2, timeout=60)
+@pytest.mark.dependency(depends=["test_bad"])
+def test_skipped(rank): raise SystemExit
 """,
         test_plain="import covered\ndef test_plain(): assert covered.used() == 1\n",
     )
@@ -183,16 +187,15 @@ def test_bad(rank): assert rank != 1
     options += ["--json-report", "--json-report-file=out.json", "--report-log=out.jsonl", "--junitxml=out.xml"]
     options += ["--strict-markers", "--timeout=100"]
     result = run(pytester, *options)
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
     log = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert log[0].keys() == {"pytest_version", "$report_type"}
     assert log[-1]["exitstatus"] == 1
     reports = [line["nodeid"] for line in log if line["$report_type"] == "TestReport"]
-    assert len(reports) == 9
-    assert len(json.loads(Path("out.json").read_text())["tests"]) == 3
-    assert Path("out.xml").read_text().count("<testcase") == 3
+    assert len(reports) == 11
+    assert len(json.loads(Path("out.json").read_text())["tests"]) == 4
+    assert Path("out.xml").read_text().count("<testcase") == 4
     assert "rank 1 of 2 failed first" in Path("out.html").read_text()
-    assert Path("out.html").read_text().count("shown") == 1
     assert json.loads(Path("cov.json").read_text())["totals"]["percent_covered"] == 100.0
     assert sorted(path.name for path in pytester.path.glob(".coverage*")) == [".coverage"]
 
@@ -327,8 +330,8 @@ def test_ranks(request, rank, a):
     Path(f"seed-{a}-{rank}").write_text(f"{request.config.getoption('randomly_seed')} {random.random()}")
 """
     )
-    result = run(pytester, "-p", "randomly", "-p", "no:xdist")
-    result.assert_outcomes(passed=2)
+    result = run(pytester, "-p", "randomly", "-p", "repeat", "--count=2", "-p", "no:xdist")
+    result.assert_outcomes(passed=4)
     (seed,) = re.findall(r"Using --randomly-seed=(\d+)", result.stdout.str())
     texts = [Path(f"seed-{a}-{rank}").read_text() for a in range(2) for rank in range(2)]
     assert [text.split()[0] for text in texts] == [seed] * 4
