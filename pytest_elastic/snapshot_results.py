@@ -40,14 +40,14 @@ class WrittenSnapshot:
         location: Its file.
         name: Its name in there.
         index: What syrupy makes the name of.
-        extension: Module and name of the class that writes it.
+        extension: The class that writes it, pickled.
         data: What is written.
     """
 
     location: str
     name: str
     index: str | int
-    extension: str
+    extension: bytes
     data: str | bytes
 
 
@@ -56,9 +56,9 @@ class SnapshotsOfRank:
     """All that a test has asserted on one rank.
 
     Attributes:
-        asserted: In their order, with the class that reads them by default.
+        asserted: In their order, each with the class, pickled, that its assertion has by default.
         written: In their order.
     """
 
-    asserted: tuple[tuple[str, AssertedSnapshot], ...]
+    asserted: tuple[tuple[bytes, AssertedSnapshot], ...]
     written: tuple[WrittenSnapshot, ...]

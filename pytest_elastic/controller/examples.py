@@ -11,7 +11,6 @@ import pytest
 
 from pytest_elastic.given_tests import ATTRIBUTE, Changes, changed_settings, is_given, settings_of, without_checks
 from pytest_elastic.report.judgement import load
-from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     from pytest_elastic.report.records import RankRecord
@@ -32,17 +31,20 @@ def checked_in_ranks(item: pytest.Item) -> Iterator[None]:
         yield
 
 
-def save_examples(item: pytest.Item, ranks: Sequence[RankRecord]) -> None:
+def save_examples(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
     """Do to hypothesis's database what the ranks of a test wanted, now that none of them reads it any more.
 
     A failing example of any rank is saved. One that does not fail any more is only dropped if all ranks say so.
+
+    Returns:
+        What went wrong with that, or an empty text.
     """
     if not is_given(item):
-        return
+        return ""
     database = settings_of(item).database
     told = [changes for rank in ranks if (changes := _changes_of(rank)) is not None]
     if database is None or not any(told):
-        return
+        return ""
     saved = dict.fromkeys(change for changes in told for change in changes if change[0] == "save")
     dropped = [change for change in told[0] if change[0] == "delete" and all(change in other for other in told)]
     try:
@@ -52,7 +54,8 @@ def save_examples(item: pytest.Item, ranks: Sequence[RankRecord]) -> None:
             if ("save", key, value) not in saved:
                 database.delete(key, value)
     except Exception as error:  # noqa: BLE001 (whatever a database of the user's raises)
-        item.warn(ElasticWarning(f"hypothesis's database was not updated: {type(error).__name__}: {error}"))
+        return f"hypothesis's database was not updated: {type(error).__name__}: {error}"
+    return ""
 
 
 def _changes_of(rank: RankRecord) -> Changes | None:

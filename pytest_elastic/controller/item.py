@@ -219,7 +219,6 @@ class ElasticItem:
         self._judgements = judge_test(record, broken=launch.broken)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
-        save_examples(self._item, record.last_world())
         self._differing = take_snapshots(self._item, record.last_world())
         try:
             self._warn(record)
@@ -237,6 +236,8 @@ class ElasticItem:
             session.shouldfail = session.shouldfail or report.should_fail
         unsafe = self._run.unsafe_once()
         messages = [unsafe] if unsafe is not None else []
+        unsaved = save_examples(self._item, ranks)
+        messages += [unsaved] if unsaved else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
         messages += _leaks_of(ranks)
         if self._measures_nothing():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,19 @@ def take_snapshots(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
     """Tell syrupy of the snapshots that the ranks of a test have asserted, once each.
 
     Returns:
-        A line for each one that was to be written, but differs from rank to rank, and therefore was not.
+        A line for each one that was to be written, but differs from rank to rank, and therefore was not; or what went
+        wrong otherwise.
     """
     session: Any = getattr(item.config, "_syrupy", None)
     if session is None or "snapshot" not in getattr(item, "fixturenames", ()):
         return ""
+    try:
+        return _take(item, session, ranks)
+    except Exception as error:  # noqa: BLE001 (an extension may be anybody's, and a file may not be there to write)
+        return f"syrupy was not told of the snapshots of ranks: {type(error).__name__}: {error}"
+
+
+def _take(item: pytest.Item, session: Any, ranks: Sequence[RankRecord]) -> str:
     told = {rank.id.rank: found for rank in ranks if (found := _told_by(rank)) is not None}
     if len(told) < len(ranks) or not ranks:
         # A rank was gone, or stopped, before it could assert: what it would have used is not unused.
@@ -39,7 +46,7 @@ def take_snapshots(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
         for each in snapshots.written:
             to_write.setdefault((each.location, each.name), {})[rank] = each
     differing = {key: by_rank for key, by_rank in to_write.items() if len({w.data for w in by_rank.values()}) > 1}
-    counted: dict[str, dict[_Key, AssertedSnapshot]] = {}
+    counted: dict[bytes, dict[_Key, AssertedSnapshot]] = {}
     for snapshots in told.values():
         for kind, asserted in snapshots.asserted:
             key = (asserted.location, asserted.name)
@@ -81,30 +88,25 @@ def _short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _class_of(extension: str) -> Any:
-    module, _, name = extension.partition(":")
-    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-
-
 def _write(item: pytest.Item, session: Any, snapshot: WrittenSnapshot) -> None:
     from syrupy.location import PyTestLocation
 
     session.queue_snapshot_write(
-        extension=_class_of(snapshot.extension)(),
+        extension=pickle.loads(snapshot.extension)(),
         test_location=PyTestLocation(item),
         data=snapshot.data,
         index=snapshot.index,
     )
 
 
-def _assertion(item: pytest.Item, session: Any, extension: str) -> Any:
+def _assertion(item: pytest.Item, session: Any, extension: bytes) -> Any:
     """Return an assertion of syrupy's own for the test, which makes itself known to the session."""
     from syrupy.assertion import SnapshotAssertion
     from syrupy.location import PyTestLocation
 
     return SnapshotAssertion(
         session=session,
-        extension_class=_class_of(extension),
+        extension_class=pickle.loads(extension),
         test_location=PyTestLocation(item),
         update_snapshots=session.update_snapshots,
     )

@@ -39,10 +39,11 @@ def seed_examples(seed: int) -> None:
         from hypothesis import core
         from hypothesis.internal import scrutineer
 
-        core.threadlocal._hypothesis_global_random = random.Random(seed)
-        if _UNHELPFUL not in scrutineer.UNHELPFUL_LOCATIONS:
-            unhelpful: Any = (*scrutineer.UNHELPFUL_LOCATIONS, _UNHELPFUL)
-            scrutineer.UNHELPFUL_LOCATIONS = unhelpful
+        holder: Any = getattr(core, "threadlocal", core)  # older ones have it in the module
+        holder._hypothesis_global_random = random.Random(seed)
+        unhelpful: Any = getattr(scrutineer, "UNHELPFUL_LOCATIONS", ())
+        if _UNHELPFUL not in unhelpful:
+            scrutineer.UNHELPFUL_LOCATIONS = (*unhelpful, _UNHELPFUL)
 
 
 class ExamplesTogether:

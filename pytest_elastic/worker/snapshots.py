@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from pytest_elastic.snapshot_results import ATTRIBUTE, AssertedSnapshot, SnapshotsOfRank, WrittenSnapshot
@@ -37,7 +38,7 @@ class Snapshots:
                 location=extension.get_location(test_location=test_location, index=index),
                 name=extension.get_snapshot_name(test_location=test_location, index=index),
                 index=index,
-                extension=_name_of(extension),
+                extension=_class_of(extension),
                 data=data,
             )
             self._written.append(written)
@@ -63,11 +64,11 @@ def _session_of(item: pytest.Item) -> Any:
     return getattr(item.config, "_syrupy", None) if "snapshot" in getattr(item, "fixturenames", ()) else None
 
 
-def _name_of(extension: Any) -> str:
-    return f"{type(extension).__module__}:{type(extension).__qualname__}"
+def _class_of(extension: Any) -> bytes:
+    return bytes(cloudpickle.dumps(type(extension)))
 
 
-def _asserted(assertions: list[Any]) -> Iterator[tuple[str, AssertedSnapshot]]:
+def _asserted(assertions: list[Any]) -> Iterator[tuple[bytes, AssertedSnapshot]]:
     for assertion in assertions:
         for result in assertion.executions.values():
             snapshot = AssertedSnapshot(
@@ -79,4 +80,4 @@ def _asserted(assertions: list[Any]) -> Iterator[tuple[str, AssertedSnapshot]]:
                 updated=result.updated,
                 success=result.success,
             )
-            yield _name_of(assertion.extension), snapshot
+            yield _class_of(assertion.extension), snapshot

@@ -96,7 +96,7 @@ drawn = {}
 
 def note(name, n):
     drawn.setdefault(name, []).append(n)
-    Path(f"{name}-{os.environ.get('RANK', 'plain')}.txt").write_text(" ".join(map(str, drawn[name])))
+    Path(f"{name}-{os.environ['RANK']}.txt").write_text(" ".join(map(str, drawn[name])))
 
 @given(n=st.integers(0, 10**9))
 def test_draws(n, rank, elastic_gather):
@@ -187,12 +187,15 @@ def test_spawned(n, elastic_gather): assert elastic_gather(n) == [n, n]
 
 
 def test_hypothesis_draws_by_the_seed_of_the_command_line(pytester: pytest.Pytester) -> None:
-    plain = EXAMPLES.replace("pytestmark", "unused").replace("rank, elastic_gather", "").replace("    assert", "    #")
-    pytester.makepyfile(test_ranks=HEAD + EXAMPLES, test_plain=HEAD + plain)
+    again = """
+@given(n=st.integers(0, 10**9))
+def test_draws_again(n, rank): note("again", n)
+"""
+    pytester.makepyfile(test_it=HEAD + EXAMPLES + again)
     options = ["--hypothesis-seed=7", "--hypothesis-show-statistics", "-p", "no:xdist"]
     result = run(pytester, "-p", "hypothesispytest", *options)
     result.assert_outcomes(passed=2)
-    assert drawn("draws")[0] == drawn("draws")[1] == Path("draws-plain.txt").read_text().split()
+    assert drawn("draws")[0] == drawn("draws")[1] == drawn("again")[0] == drawn("again")[1]
     assert result.outlines.count("    - 100 passing, 0 failing, and 0 invalid test cases") == 2
 
 
