@@ -18,7 +18,7 @@ from pytest_elastic.worker.exchange import Exchange
 from pytest_elastic.worker.failure import text_of, type_name
 
 _MEETING: Final = "hypothesis_example_ended"
-"""Name of the call that ranks make at the end of each example, for those that wait for another call meanwhile."""
+"""The call that ranks make at the end of each example, as it is named where others wait for it, and in stacks."""
 
 
 class PeerExampleError(ElasticError):
@@ -113,7 +113,7 @@ class Together:
             return error
         mine = _Outcome.of(error)
         try:
-            outcomes = self._meet(mine)
+            outcomes = self.hypothesis_example_ended(mine)
         except TimeoutError:
             assert error is not None
             self._lost = error
@@ -133,7 +133,7 @@ class Together:
         self._peer = self._peer_error(first, outcomes[first])
         return self._peer
 
-    def _meet(self, mine: _Outcome) -> list[_Outcome] | None:
+    def hypothesis_example_ended(self, mine: _Outcome) -> list[_Outcome] | None:
         """Give this rank's outcome and return those of all; ``None`` if another rank makes no more examples.
 
         Raises:
