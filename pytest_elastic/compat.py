@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,7 @@ __all__ = [
     "tear_down_everything",
     "tear_down_for",
     "terminal_file",
+    "timeout_settings",
     "wrap_debugger",
     "write_lines",
     "write_through",
@@ -204,6 +206,17 @@ def has_live_log(config: pytest.Config) -> bool:
     if not config.pluginmanager.hasplugin("logging-plugin"):
         return False
     return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
+
+
+def timeout_settings(item: pytest.Item) -> Any:
+    """Return what pytest-timeout, if it is there, is going to want of a test.
+
+    By its hook it tells a limit of the call only when the call begins, and a launch that may form again is awaited
+    before that.
+    """
+    plugin = sys.modules.get("pytest_timeout")
+    read = getattr(plugin, "_get_item_settings", None)
+    return read(item) if read is not None and item.config.pluginmanager.hasplugin("timeout") else None
 
 
 def tear_down_everything(session: pytest.Session) -> None:

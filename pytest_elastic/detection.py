@@ -223,15 +223,19 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     if arguments is None:
         yield
         return
+    from pytest_elastic.controller.examples import checked_in_ranks
     from pytest_elastic.controller.item import ElasticItem
     from pytest_elastic.controller.own_debugger import OwnDebugger
+    from pytest_elastic.controller.time_limit import LIMIT, TimeLimit
 
     own = OwnDebugger(item.config)
+    limit = item.stash[LIMIT] = TimeLimit(item)
 
     def setup() -> None:
         __tracebackhide__ = True
         # pytest-rerunfailures comes here once more for each attempt, which has ranks of its own.
         close_launch(item)
+        limit.begin_attempt()
         run_of(item.config).warn_once(item)
         elastic = item.stash[ELASTIC] = ElasticItem(item, arguments, nextitem)
         with own.apart_from(elastic):
@@ -251,12 +255,24 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     replaced = {"setup": setup, "runtest": runtest, "teardown": teardown}
     vars(item).update(replaced)
     try:
-        yield
+        with checked_in_ranks(item):
+            yield
     finally:
         for name in replaced:
             vars(item).pop(name, None)
         own.put_back()
         close_launch(item)
+        del item.stash[LIMIT]
+
+
+def take_limit(item: pytest.Item, settings: Any) -> bool | None:
+    """Take a limit that pytest-timeout sets to a test on ranks; ``None`` leaves it to its own timer."""
+    if not isinstance(item, pytest.Item) or "pytest_elastic.controller.time_limit" not in sys.modules:
+        return None
+    from pytest_elastic.controller.time_limit import LIMIT
+
+    limit = item.stash.get(LIMIT, None)
+    return limit.set_by(settings) if limit is not None else None
 
 
 def close_launch(item: pytest.Item) -> None:

@@ -219,6 +219,7 @@ class ItemOrder:
         kept: How many of the collectors around the test, from the session on, another test of these ranks shares:
             their fixtures stay. 0 where no other test follows: everything is torn down, and the rank ends.
         master_port: MASTER_PORT from this test on; 0 leaves the one that is there.
+        examples_seed: What hypothesis draws by, where the test gives it no seed.
     """
 
     nodeid: str
@@ -229,6 +230,7 @@ class ItemOrder:
     live_log: bool = False
     kept: int = 0
     master_port: int = 0
+    examples_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 from pytest_elastic import compat
 from pytest_elastic.controller.configuring import tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
+from pytest_elastic.controller.examples import new_seed, save_examples
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.item_fixtures import ControllerFixtures
 from pytest_elastic.controller.kept import Sharing, is_followed, kept_after, sharing_of
@@ -18,9 +19,12 @@ from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
+from pytest_elastic.controller.snapshots import take_snapshots
+from pytest_elastic.controller.time_limit import LIMIT
 from pytest_elastic.detection import arguments_of
 from pytest_elastic.errors import ElasticError, FaultsLeftError
 from pytest_elastic.faults import check_faults
+from pytest_elastic.given_tests import SHOWN_BY_HYPOTHESIS, is_given
 from pytest_elastic.messages import ItemOrder
 from pytest_elastic.parametrizing import SOURCE, spec_of
 from pytest_elastic.report import merge
@@ -79,6 +83,7 @@ class ElasticItem:
         self._record: LaunchRecord | None = None
         self._judgements: tuple[Judgement, ...] = ()
         self._warning: ElasticWarning | None = None
+        self._differing = ""
         self._interrupted = False
         self.in_controller = False
         self._told: list[Judgement] = []
@@ -155,6 +160,7 @@ class ElasticItem:
             seed=spec.seed,
             live_log=compat.has_live_log(item.config),
             kept=self._kept_after(spec),
+            examples_seed=new_seed(),
         )
         request = Request(
             source=SOURCE,
@@ -170,8 +176,17 @@ class ElasticItem:
             rdzv_endpoint=self._fixtures.endpoint(spec.rdzv_backend),
             modules=self._run.modules,
         )
-        test = TestPlan(order=order, fixtures=self._fixtures, timeout=spec.timeout, name=item.name, nodeid=item.nodeid)
+        timeout, by = item.stash[LIMIT].smaller(spec.timeout)
+        test = TestPlan(
+            order=order,
+            fixtures=self._fixtures,
+            timeout=timeout,
+            timeout_by=by,
+            name=item.name,
+            nodeid=item.nodeid,
+        )
         self._launch = self._run.begin_test(item, spec, request, test, self._sharing)
+        item.stash[LIMIT].begun(self._launch)
         self._fixtures.outlast(self._launch)
 
     def _kept_after(self, spec: LaunchSpec) -> int:
@@ -194,18 +209,24 @@ class ElasticItem:
             raise
         for judgement in self._judgements:
             self._raise_for(judgement, when)
+        if self._differing and when == "teardown":
+            _refuse(self._differing)
         if self._warning is not None and when == "teardown":
             raise self._warning
 
     def _goes_on(self, launch: Launch, when: When) -> bool:
         """Wait for the end of a phase on all ranks; return whether all of them go on to the next."""
         __tracebackhide__ = True
-        # With restarts only the last attempt counts, and nobody knows which it is before the end.
-        if when == "teardown" or launch.plan.may_form_again:
-            return False
 
         def world() -> list[RankState]:
             return launch.roster.last_world()
+
+        # With restarts only the last attempt counts, and nobody knows which it is before the end.
+        if when == "teardown" or launch.plan.may_form_again:
+            if when == "setup" and self._item.stash[LIMIT].is_of_call():
+                launch.wait_until(lambda: _all_done(world(), "setup"))
+                self._item.stash[LIMIT].call_begins()
+            return False
 
         launch.wait_until(lambda: _all_done(world(), when) or in_trouble(world()))
         return not in_trouble(world()) and _all_done(world(), when) and not anybody_skipped(world())
@@ -218,6 +239,7 @@ class ElasticItem:
             tell_finished(result_of_test(record), self._item)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
+        self._differing = take_snapshots(self._item, record.last_world())
         try:
             self._warn(record)
         except ElasticWarning as error:
@@ -234,11 +256,24 @@ class ElasticItem:
             session.shouldfail = session.shouldfail or report.should_fail
         unsafe = self._run.unsafe_once()
         messages = [unsafe] if unsafe is not None else []
+        unsaved = save_examples(self._item, ranks)
+        messages += [unsaved] if unsaved else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
         messages += _leaks_of(ranks)
+        if self._measures_nothing():
+            messages.append(
+                "pytest-benchmark measures nothing on ranks, which wait for each other: the function ran once on each "
+                "(measure it by elastic_launch in a test without the marker, or pass --benchmark-disable)"
+            )
         messages += [f"{what} of {fold(who)} cannot be sent and was dropped" for what, who in dropped.items()]
         for message in messages:
             self._item.warn(ElasticWarning(message))
+
+    def _measures_nothing(self) -> bool:
+        session = getattr(self._item.config, "_benchmarksession", None)
+        if session is None or session.disabled or session.skip:
+            return False
+        return "benchmark" in getattr(self._item, "fixturenames", ())
 
     # --- what is raised in the controller ---
 
@@ -279,6 +314,7 @@ class ElasticItem:
         if self._launch is None or report.when not in PHASES:
             return
         vars(report)["elastic_ranks"] = self._launch.world_size  # goes with the report, through xdist too
+        self._put_what_others_show(report, report.when)
         record, when = self._record, report.when
         if record is None:
             if when == "call":
@@ -294,6 +330,14 @@ class ElasticItem:
             merge.put_attempts(report, record)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
+
+    def _put_what_others_show(self, report: pytest.TestReport, when: When) -> None:
+        """Put on a report what other plugins have hung on those of the ranks, and show at the end of the session."""
+        assert self._launch is not None
+        ranks = self._record.last_world() if self._record is not None else self._launch.roster.last_world()
+        merge.put_extras(report, ranks, when)
+        if is_given(self._item):
+            merge.copy_attributes(report, ranks, when, SHOWN_BY_HYPOTHESIS)
 
     def _put_output(self, report: pytest.TestReport) -> None:
         """Show what ranks have written where the call has passed; they go on."""

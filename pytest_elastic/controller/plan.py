@@ -28,6 +28,7 @@ class TestPlan:
         timeout: Deadline in seconds from the beginning of the test, or ``None``.
         name: Its name.
         nodeid: Its node id.
+        timeout_by: Who set the deadline, where that is another plugin.
     """
 
     __test__ = False
@@ -37,6 +38,7 @@ class TestPlan:
     timeout: float | None
     name: str
     nodeid: str
+    timeout_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

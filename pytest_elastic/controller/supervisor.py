@@ -126,6 +126,7 @@ class Supervisor:
         self._split: tuple[str, ...] = ()
         self._inline: InlineAgent | None = None
         self.timeout = plan.timeout
+        self._timeout_by = ""
         self._timed_out = False
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
@@ -151,8 +152,8 @@ class Supervisor:
     def let_end(self, timeout: float | None) -> None:
         """Let lost nodes end the launch from now on, and have its deadline come in some seconds."""
         self.held_open = False
-        if timeout is not None and self._clocks.shorten(timeout):
-            self.timeout = timeout
+        if timeout is not None:
+            self.shorten(timeout, "")
 
     def waiting_ranks(self) -> set[int]:
         """Return the ranks of the last world that wait in a call that all of them make; may be called anywhere."""
@@ -162,6 +163,16 @@ class Supervisor:
     def stood_for(self) -> float:
         """Seconds for which the clocks have stood still."""
         return self._clocks.stood_for
+
+    def shorten(self, timeout: float, by: str) -> None:
+        """Have the deadline come in some seconds, unless it comes before.
+
+        Args:
+            timeout: The seconds.
+            by: Who wants that, where it is another plugin.
+        """
+        if self._clocks.shorten(timeout):
+            self.timeout, self._timeout_by = timeout, by
 
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
@@ -184,7 +195,7 @@ class Supervisor:
         self._hearing.begin(test.nodeid, test.fixtures)
         if test.order.kept == 0:
             self._hearing.no_more_tests()
-        self.timeout = test.timeout
+        self.timeout, self._timeout_by = test.timeout, test.timeout_by
         self._clocks.start(test.timeout)
         self._tell_ranks(self._test)
 
@@ -226,7 +237,7 @@ class Supervisor:
             rank.finished = None
         self.work_name = "the teardown of ranks that are kept"
         self.started_ns = clock.monotonic_ns()
-        self.timeout = timeout
+        self.timeout, self._timeout_by = timeout, ""
         self._clocks.start(timeout)
         self._tell_ranks(pickle.dumps(order))
 
@@ -568,6 +579,7 @@ class Supervisor:
             name=self.work_name,
             work=self.plan.work,
             timeout=self.timeout,
+            timeout_by=self._timeout_by,
             timed_out=self._timed_out,
             started_ns=self.started_ns,
             ended_ns=clock.monotonic_ns(),

@@ -38,6 +38,7 @@ _PEER_LOSS_TYPES: Final = (
     "DistStoreError",
     "DistError",
 )
+_OUR_PEER_LOSSES: Final = ("RanksDivergedError", "PeerExampleError")
 _PEER_LOSS: Final = re.compile(
     r"""
       Connection\ closed\ by\ peer            # gloo
@@ -61,10 +62,10 @@ _PEER_LOSS: Final = re.compile(
 def is_peer_loss(type_name: str, message: str) -> bool:
     """Tell whether an exception says that another rank is gone: gloo's, NCCL's and the store's connection errors.
 
-    So does ours of calls that ranks did not all make, whatever its text.
+    So do ours of calls that ranks did not all make, and of examples that failed elsewhere, whatever their text.
     """
     name = type_name.rpartition(".")[2]
-    return name == "RanksDivergedError" or (name in _PEER_LOSS_TYPES and _PEER_LOSS.search(message) is not None)
+    return name in _OUR_PEER_LOSSES or (name in _PEER_LOSS_TYPES and _PEER_LOSS.search(message) is not None)
 
 
 def has_failed(rank: RankRecord, *, silent_success: bool) -> bool:

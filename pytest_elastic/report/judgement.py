@@ -272,6 +272,9 @@ def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
         return (f"skipped: {skip_reason(skip)}", "") if skip.expected is None else (f"xfailed: {skip.expected}", "")
     if failure is None:
         return "passed", ""
+    raised = failure.report.type if failure.report is not None else rank.caught.type if rank.caught else ""
+    if raised.endswith("PeerExampleError"):
+        return "did not fail that example by itself (collateral)", ""
     if failure.blame is Blame.LOST_PEER:
         place = failure.report.place if failure.report is not None else rank.caught.place if rank.caught else ""
         # Where somebody failed first its traceback is enough; where nobody did this one is all there is.

@@ -6,7 +6,7 @@ Only pytest's own classes are used, so that the result survives pytest-xdist, ju
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,9 @@ from pytest_elastic.report.endings import ending
 from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, load
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold, read_stacks, shown
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.peers import RankState
 
 
 def put_failure(
@@ -59,7 +62,10 @@ def _longrepr_of(culprit: Culprit, verdict: str, location: tuple[str, int]) -> A
     longrepr: Any = load(culprit.report).longrepr if culprit.report is not None else None
     if isinstance(longrepr, ExceptionChainRepr):
         first = longrepr.chain[0][0]
-        first.reprentries = [ReprEntryNative([verdict + "\n"]), *first.reprentries]
+        head = ReprEntryNative([verdict + "\n"])
+        # Terminal plugins take the place of a failure from its first entry.
+        vars(head)["reprfileloc"] = getattr(first.reprentries[0], "reprfileloc", None) if first.reprentries else None
+        first.reprentries = [head, *first.reprentries]
     else:
         text = longrepr if isinstance(longrepr, str) else _own_account(culprit)
         longrepr = plain_repr(f"{verdict}\n\n{text}" if text else verdict, cause, location)
@@ -88,6 +94,46 @@ def plain_repr(text: str, message: str, location: tuple[str, int]) -> ExceptionC
     traceback = ReprTraceback([ReprEntryNative([text + "\n"])], None, style="native")
     crash = ReprFileLocation(location[0], location[1], message)
     return ExceptionChainRepr([(traceback, crash, None)])
+
+
+def put_extras(report: pytest.TestReport, ranks: Sequence[RankRecord | RankState], when: str) -> None:
+    """Put the extras that pytest-html shows into a report: those that are the same on all ranks once.
+
+    Args:
+        report: The controller's report, which has none of its own if that plugin is not there; changed in place.
+        ranks: The ranks.
+        when: The phase.
+    """
+    if not hasattr(report, "extras"):
+        return
+    extras: list[tuple[int, Any]] = []
+    for rank in ranks:
+        own = [getattr(load(each), "extras", []) for each in rank.reports if each.when == when and not each.subtest]
+        extras += [(rank.id.rank, extra) for several in own for extra in several]
+    for number, extra in extras:
+        if isinstance(extra, dict) and sum(extra == other for _, other in extras) < len(ranks):
+            report.extras.append(extra | {"name": f"{extra.get('name') or 'extra'} [rank {number}]"})
+        elif extra not in report.extras:
+            report.extras.append(extra)
+
+
+def copy_attributes(
+    report: pytest.TestReport, ranks: Sequence[RankRecord | RankState], when: str, names: Sequence[str]
+) -> None:
+    """Put attributes of a report of the first rank that has them into the controller's.
+
+    Args:
+        report: The controller's report; changed in place.
+        ranks: The ranks.
+        when: The phase.
+        names: The attributes.
+    """
+    for rank in ranks:
+        for each in rank.reports:
+            if each.when == when and not each.subtest:
+                for name, value in vars(load(each)).items():
+                    if name in names:
+                        vars(report).setdefault(name, value)
 
 
 def put_attempts(report: pytest.TestReport, record: LaunchRecord) -> None:

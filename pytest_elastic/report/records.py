@@ -112,6 +112,7 @@ class LaunchRecord:
         split: Names of worlds that ran at the same time; empty if there were none.
         faults_left: Faults that were asked for and did not happen.
         goes_on: The launch is not over: its ranks have run a test, and wait for another.
+        timeout_by: Who set the deadline, where that is another plugin.
     """
 
     name: str
@@ -135,6 +136,7 @@ class LaunchRecord:
     split: tuple[str, ...] = ()
     faults_left: tuple[str, ...] = ()
     goes_on: bool = False
+    timeout_by: str = ""
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
-_PACKAGES: Final = ("pytest_elastic", "_pytest", "pluggy", "torch")
+_PACKAGES: Final = ("pytest_elastic", "_pytest", "pluggy", "torch", "hypothesis")
+_TELLING: Final = ("hypothesis_example_ended",)
+"""Functions that say more of where a rank is than the one that the user called."""
 _INTERNAL: Final = re.compile(
     rf"""^<(string|frozen\ )
     | [/\\](site|dist)-packages[/\\]({"|".join(_PACKAGES)})[/\\]
@@ -100,7 +102,9 @@ def place(frames: Sequence[tuple[str, str | int, str]]) -> str:
     outer = next((i for i, (file, _, _) in enumerate(frames) if not is_internal(file)), 0)
     file, line, function = frames[outer]
     # Frames of torch's around the call say nothing that the called function's name does not.
-    called = next((name for _, _, name in reversed(frames[:outer]) if name not in ("wrapper", "inner")), function)
+    names = [name for _, _, name in reversed(frames[:outer])]
+    called = next((name for name in names if name in _TELLING), None)
+    called = called or next((name for name in names if name not in ("wrapper", "inner")), function)
     return f"{called} at {Path(file).name}:{line}"
 
 

@@ -57,7 +57,8 @@ def _state_of(failure: RankFailure) -> str:
 def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     """Say that the deadline came, and where each rank was, ranks at the same place together."""
     finished = {r.id.rank for r in record.last_world() if r.finished is not None}
-    lines = [f"timed out after {record.timeout:g} s: {record.name or 'the launch'}"]
+    by = f" ({record.timeout_by})" if record.timeout_by else ""
+    lines = [f"timed out after {record.timeout:g} s{by}: {record.name or 'the launch'}"]
     lost = lost_agents(record)
     lines += [f"agent {agent.node} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):

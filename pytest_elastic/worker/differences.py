@@ -40,6 +40,14 @@ SWITCHED_OFF: Final[Mapping[str, Any]] = {
     "maxprocesses": None,
     "numprocesses": None,
     "tx": [],
+    # Measurements: ranks wait for each other, and each would make another number of rounds.
+    "benchmark_autosave": False,
+    "benchmark_compare": None,
+    "benchmark_disable": True,
+    "benchmark_enable": False,
+    "benchmark_json": None,
+    "benchmark_only": False,
+    "benchmark_save": None,
     # What is said at the end of a session.
     "durations": None,
     "pastebin": None,

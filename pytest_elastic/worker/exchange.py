@@ -63,10 +63,16 @@ class Exchange:
         self.period = "test"
         self._rounds.clear()
 
-    def meet(self, what: str, value: object) -> list[Any]:
+    def meet(self, what: str, value: object, *, patience: float | None = None) -> list[Any]:
         """Give a value, wait until every rank has given one, and return all of them in order of rank.
 
+        Args:
+            what: Name of the call.
+            value: The value.
+            patience: Seconds to wait for the others at most; ``None`` for as long as the test may take.
+
         Raises:
+            TimeoutError: The others have not come in that time.
             UnsendableValueError: The value cannot be pickled.
             RanksDivergedError: Not all ranks make this call.
         """
@@ -86,7 +92,7 @@ class Exchange:
             self._rounds[self.period] += 1
             meeting = Meeting(what=what, period=self.period, round=number, place=place, value=data, error=error)
             try:
-                answer = self._ask(what, meeting)
+                answer = self._ask(what, meeting, patience)
             except BaseException:
                 if not error:
                     raise
@@ -128,7 +134,7 @@ class Exchange:
         """Tell the controller that the set-up and call of this rank's test are over."""
         self._outbox.send(TestOver(id=self.me, how=how))
 
-    def _ask(self, who: str, what: Meeting | FixtureWanted | FactoryCalled) -> bytes:
+    def _ask(self, who: str, what: Meeting | FixtureWanted | FactoryCalled, patience: float | None = None) -> bytes:
         __tracebackhide__ = True
         if os.getpid() != self._owner:
             raise ElasticError(
@@ -142,13 +148,17 @@ class Exchange:
         self._number += 1
         try:
             self._outbox.send(RankAsks(id=self.me, number=self._number, what=what))
-            good, data = self._answer()
+            heard = patience is None or self._outbox.hears_within(patience)
+            good, data = self._answer() if heard else (False, b"")
         except (OSError, EOFError) as error:
             self.interrupted = who
             raise ElasticError(f"{who} on rank {self.me.rank}: the controller is gone ({error})") from error
         except BaseException:
             self.interrupted = who  # perhaps in the middle of a frame
             raise
+        if not heard:
+            # Its answer, should it come, is passed over when the next one is read.
+            raise TimeoutError(f"{who} on rank {self.me.rank}: not all ranks have made this call after {patience:g} s")
         if not good:
             raise_refusal(data)
         return data

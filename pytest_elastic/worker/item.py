@@ -18,6 +18,7 @@ from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOr
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.debugger import stop_tracing
+from pytest_elastic.worker.examples import seed_examples
 from pytest_elastic.worker.exchange import EXCHANGE
 from pytest_elastic.worker.failure import describe, frames_above_the_work
 from pytest_elastic.worker.group import DefaultGroup
@@ -97,6 +98,7 @@ class RankTests:
         self._accelerators = TorchAccelerators()
         self._group = DefaultGroup(order, self._accelerators)
         self._terminal = RankTerminal(order.channel, order.key, me.id)
+        self._grace = order.grace
         self._session: RankSession | None = None
         self._item: pytest.Item | None = None
         self._watch: LeakWatch | None = None
@@ -110,6 +112,7 @@ class RankTests:
             if wanted.master_port:
                 self._move_master(session, wanted.master_port)
             apply_seed(wanted.seed)
+            seed_examples(wanted.examples_seed)
             basetemp = Path(wanted.basetemp)
             basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
             compat.set_basetemp(item.config, basetemp / str(self._me.id.rank))
@@ -217,6 +220,7 @@ class RankTests:
         plugins.group.make = self._make_group
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop, self._measurement)
         plugins.interaction.bind(config, self._me.directory, self._terminal, self._stop)
+        plugins.examples.patience = self._grace
         if wanted.kept:
             self._watch = plugins.watch
             plugins.watch.begin(self._accelerators.group)

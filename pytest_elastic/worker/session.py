@@ -18,10 +18,12 @@ from pytest_elastic.messages import ItemOrder, SessionOrder
 from pytest_elastic.roles import Role
 from pytest_elastic.worker.collecting import Collecting
 from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
+from pytest_elastic.worker.examples import ExamplesTogether
 from pytest_elastic.worker.interaction import Interaction
 from pytest_elastic.worker.leaks import LeakWatch
 from pytest_elastic.worker.runner import GroupBeforeFixtures, ItemRunner
 from pytest_elastic.worker.services import Progress, leave_to_controller
+from pytest_elastic.worker.snapshots import Snapshots
 
 _MOST_IDS = 5
 
@@ -37,6 +39,8 @@ class RankPlugins:
     """
 
     def __init__(self) -> None:
+        self.examples: Final = ExamplesTogether()
+        self.snapshots: Final = Snapshots()
         self.progress: Final = Progress()
         self.runner: Final = ItemRunner()
         self.group: Final = GroupBeforeFixtures()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import OTHERS
+
 HEAD = """
 import os, sys, time, threading, warnings
 from pathlib import Path
@@ -162,29 +164,36 @@ def blocked(request):
 @pytest.mark.timeout(50)
 @pytest.mark.dependency()
 def test_ranks(rank, cov, extras, json_metadata, mocker):
-    extras.append("extra")
+    extras.append({"name": "extra", "format_type": "text", "content": "shown", "mime_type": None, "extension": "txt"})
     mocker.patch("covered.used", return_value=2)
     assert covered.used() == 2
 
 @pytest.mark.elastic(nproc=2, timeout=60)
 @pytest.mark.dependency(depends=["test_ranks"])
 def test_bad(rank): assert rank != 1
+
+@pytest.mark.elastic(nproc=2, timeout=60)
+@pytest.mark.dependency(depends=["test_bad"])
+def test_skipped(rank): raise SystemExit
 """,
         test_plain="import covered\ndef test_plain(): assert covered.used() == 1\n",
     )
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:xdist -p no:randomly -p no:asyncio -p no:anyio")
+    once = ("pytest_cov", "html", "html_fixtures", "metadata", "pytest_jsonreport", "pytest_reportlog")
+    beside = ("dependency", "pytest_mock", "rerunfailures", "timeout")
+    others = [name for name in OTHERS if name not in once + beside]
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in ["xdist", *others]))
     options = ["--cov=covered", "--cov-report=json:cov.json", "--html=out.html", "--self-contained-html"]
     options += ["--json-report", "--json-report-file=out.json", "--report-log=out.jsonl", "--junitxml=out.xml"]
     options += ["--strict-markers", "--timeout=100"]
     result = run(pytester, *options)
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
     log = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert log[0].keys() == {"pytest_version", "$report_type"}
     assert log[-1]["exitstatus"] == 1
     reports = [line["nodeid"] for line in log if line["$report_type"] == "TestReport"]
-    assert len(reports) == 9
-    assert len(json.loads(Path("out.json").read_text())["tests"]) == 3
-    assert Path("out.xml").read_text().count("<testcase") == 3
+    assert len(reports) == 11
+    assert len(json.loads(Path("out.json").read_text())["tests"]) == 4
+    assert Path("out.xml").read_text().count("<testcase") == 4
     assert "rank 1 of 2 failed first" in Path("out.html").read_text()
     assert json.loads(Path("cov.json").read_text())["totals"]["percent_covered"] == 100.0
     assert sorted(path.name for path in pytester.path.glob(".coverage*")) == [".coverage"]
@@ -199,10 +208,21 @@ attempts = Path(os.environ["ATTEMPTS"])
 @pytest.mark.flaky(reruns=2)
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_later(rank, tmp_path):
-    file = attempts / f"{rank}-{os.getpid()}"
-    file.touch()
-    mine = len(list(attempts.glob(f"{rank}-*")))
-    assert mine == 3 or rank != 1
+    assert attempt("later", rank) == 3 or rank != 1
+
+def attempt(name, rank):
+    (attempts / f"{name}-{rank}-{os.getpid()}").touch()
+    return len(list(attempts.glob(f"{name}-{rank}-*")))
+
+@pytest.mark.flaky(reruns=1)
+@pytest.mark.elastic(nproc=2, isolation="module", timeout=60)
+class TestKept:
+    def test_kept(self, rank): pass
+    def test_fails(self, rank): assert attempt("kept", rank) == 2
+    def test_hangs(self, rank):
+        if attempt("hangs", rank) == 1: threading.Event().wait()
+        time.sleep(1.5)  # with what the first attempt took, that is more than the limit
+    def test_kept_again(self, rank): pass
 
 @pytest.mark.flaky(reruns=1, only_rerun="OSError")
 @pytest.mark.elastic(nproc=2, timeout=60)
@@ -220,9 +240,12 @@ def test_plain(): pass
     attempts = pytester.mkdir("attempts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTEMPTS", str(attempts))
-        result = run(pytester, "-p", "rerunfailures", "-p", "no:xdist", "-rfER")
-    result.stdout.fnmatch_lines("*1 failed, 2 passed, 1 error, 3 rerun in *")
-    assert len(list(attempts.iterdir())) == 6
+        plugins = ["-p", "rerunfailures", "-p", "timeout", "-p", "no:xdist"]
+        result = run(pytester, *plugins, "-rfER", "--timeout=3")
+    result.stdout.fnmatch_lines("*1 failed, 6 passed, 1 error, 5 rerun in *")
+    assert len(list(attempts.glob("later-*"))) == 6
+    assert len(list(attempts.glob("kept-*"))) == 4
+    assert len(list(attempts.glob("hangs-*"))) == 4
 
 
 def test_pytest_timeout_ends_that_test_only(pytester: pytest.Pytester) -> None:
@@ -257,7 +280,8 @@ def test_waits(elastic_launch):
     )
     result = run(pytester, "-p", "timeout", "-p", "no:xdist")
     result.assert_outcomes(passed=2, failed=3)
-    result.stdout.fnmatch_lines("*Timeout*3.0s*")
+    result.stdout.fnmatch_lines("timed out after 3 s (pytest-timeout): test_hang")
+    assert len([line for line in result.outlines if "Timeout" in line and "2.0s" in line]) >= 2
     # What the ranks of a launch wrote, and where they were, is not lost with it.
     for rank in (0, 1):
         assert result.outlines.count("waits on a rank") == 4
@@ -305,8 +329,8 @@ def test_ranks(request, rank, a):
     Path(f"seed-{a}-{rank}").write_text(f"{request.config.getoption('randomly_seed')} {random.random()}")
 """
     )
-    result = run(pytester, "-p", "randomly", "-p", "no:xdist")
-    result.assert_outcomes(passed=2)
+    result = run(pytester, "-p", "randomly", "-p", "repeat", "--count=2", "-p", "no:xdist")
+    result.assert_outcomes(passed=4)
     (seed,) = re.findall(r"Using --randomly-seed=(\d+)", result.stdout.str())
     texts = [Path(f"seed-{a}-{rank}").read_text() for a in range(2) for rank in range(2)]
     assert [text.split()[0] for text in texts] == [seed] * 4

@@ -117,6 +117,7 @@ def test_collateral_are_the_lost_peers_and_the_stopped_not_the_second_failure() 
         ("RuntimeError", GLOO, True),
         ("torch.distributed.DistBackendError", "NCCL error: remote process exited or there was a network error", True),
         ("torch.distributed.DistNetworkError", "Connection reset by peer", True),
+        ("pytest_elastic.worker.together.PeerExampleError", "rank 1 failed this example: ...", True),
         ("RuntimeError", "shapes do not match", False),
         ("ValueError", "Connection closed by peer", False),
         ("ConnectionResetError", "Connection reset by peer", False),

@@ -1,0 +1,188 @@
+"""Every plugin that was tried beside tests on ranks: what works, what is different, and the test that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One plugin.
+
+    Attributes:
+        name: The distribution; ``pytest`` itself for what is built in.
+        works: What works with tests on ranks, in Markdown.
+        differs: What is different there; empty if nothing is.
+        tests: The tests that say so, by file in ``tests/`` and name.
+        what: Which of its parts, where it has several.
+    """
+
+    name: str
+    works: str
+    tests: tuple[str, ...]
+    differs: str = ""
+    what: str = ""
+
+
+_OTHER = "integration/test_other_plugins.py"
+_SESSION = "integration/test_session_plugins.py"
+
+TIME = (
+    Row(
+        name="pytest-timeout",
+        works="marker, `--timeout`, ini key and `PYTEST_TIMEOUT` are deadlines of the launch, for each attempt anew; the smaller of this one and `timeout=` holds; `func_only` counts from the beginning of the call",
+        differs="the verdict is that of a deadline, with the stacks of all ranks; `method` does not matter: the session goes on. Its own timer holds while controller fixtures are set up, and 15 s after the deadline of the launch",
+        tests=(f"{_OTHER}::test_limits_of_pytest_timeout_are_deadlines",),
+    ),
+    Row(
+        name="pytest-rerunfailures",
+        works="each attempt has fresh ranks, with `isolation=` too; `only_rerun` sees the exception of the rank that failed first",
+        tests=(f"{_SESSION}::test_reruns_have_fresh_ranks",),
+    ),
+    Row(
+        name="pytest-repeat",
+        works="`--count` and the marker, also with a list in `nproc`",
+        tests=(
+            f"{_OTHER}::test_several_plugins_at_once",
+            f"{_SESSION}::test_randomly_uses_the_seed_of_the_header",
+        ),
+    ),
+)
+RANDOM = (
+    Row(
+        name="pytest-randomly",
+        works="ranks have the seed that the header shows, and all of them the same",
+        differs="`seed=` of the marker comes after it",
+        tests=(f"{_SESSION}::test_randomly_uses_the_seed_of_the_header",),
+    ),
+    Row(
+        name="hypothesis",
+        works="all ranks draw the same examples, other ones in each run, and shrink the same failing one; `--hypothesis-seed`; the database, statistics",
+        differs="see [below](#hypothesis)",
+        tests=(
+            f"{_OTHER}::test_hypothesis_draws_the_same_on_all_ranks",
+            f"{_OTHER}::test_hypothesis_draws_by_the_seed_of_the_command_line",
+        ),
+    ),
+)
+RUNNING = (
+    Row(
+        name="pytest",
+        what="unittest, `subtests`",
+        works="methods, `setUpClass`, `skipTest`, `expectedFailure`, `subTest`; a subtest that fails on one rank fails the test",
+        differs="no line of its own for a subtest",
+        tests=(f"{_SESSION}::test_unittest_methods",),
+    ),
+    Row(
+        name="pytest-asyncio",
+        works="async tests and fixtures, each rank with its own loop",
+        tests=(f"{_SESSION}::test_asynchronous_tests",),
+    ),
+    Row(
+        name="anyio",
+        works="async tests and fixtures, each rank with its own loop",
+        tests=(f"{_SESSION}::test_asynchronous_tests",),
+    ),
+    Row(
+        name="pytest-mock",
+        works="`mocker`, in each rank",
+        tests=(f"{_SESSION}::test_plugins_that_do_their_work_once",),
+    ),
+    Row(
+        name="pytest-check",
+        works="checks that fail on one rank fail the test, and are listed",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+    Row(
+        name="pytest-env",
+        works="variables are there in all ranks",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+)
+COMPARING = (
+    Row(
+        name="syrupy",
+        works="ranks compare with the snapshots; `--snapshot-update` writes each once and deletes none that ranks use, or had no time to use because they died; the summary counts each once",
+        differs="a snapshot that is to be written and differs from rank to rank is an error, and not written: give it a name by `snapshot(name=...)`",
+        tests=(f"{_OTHER}::test_snapshots_of_syrupy_are_written_once",),
+    ),
+    Row(
+        name="pytest-benchmark",
+        works="the function runs once on each rank",
+        differs="nothing is measured, and a warning says so: ranks wait for each other, and each would choose a number of rounds of its own",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+)
+REPORTING = (
+    Row(
+        name="pytest",
+        what="`--junitxml`",
+        works="one case a test; `record_property`, once or by rank",
+        differs="`record_xml_attribute` and `record_testsuite_property` of ranks are lost",
+        tests=(
+            f"{_OTHER}::test_several_plugins_at_once",
+            f"{_SESSION}::test_plugins_that_do_their_work_once",
+        ),
+    ),
+    Row(
+        name="pytest-html",
+        works="one row a test; `extras` of ranks, those that differ with the rank in their name",
+        tests=(
+            f"{_OTHER}::test_several_plugins_at_once",
+            f"{_SESSION}::test_plugins_that_do_their_work_once",
+        ),
+    ),
+    Row(
+        name="pytest-json-report",
+        works="one entry a test",
+        differs="`json_metadata` of ranks is lost; `record_property` is not",
+        tests=(f"{_SESSION}::test_plugins_that_do_their_work_once",),
+    ),
+    Row(
+        name="pytest-reportlog",
+        works="the lines of one test, one for each phase",
+        tests=(f"{_SESSION}::test_plugins_that_do_their_work_once",),
+    ),
+    Row(
+        name="pytest-sugar",
+        works="one line a test, failures at once",
+        differs="it does not say on how many ranks a test ran",
+        tests=(f"{_OTHER}::test_one_line_a_test_in_the_terminal_of_pytest_sugar",),
+    ),
+    Row(
+        name="pytest-pretty",
+        works="one line a test, with the number of ranks by `-v`; the table of failures",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+)
+CHOOSING = (
+    Row(
+        name="pytest-order",
+        works="the order of tests",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+    Row(
+        name="pytest-dependency",
+        works="a test is skipped where the one that it depends on has failed",
+        tests=(f"{_SESSION}::test_plugins_that_do_their_work_once",),
+    ),
+    Row(
+        name="pytest-describe",
+        works="tests in `describe_` blocks",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+    Row(
+        name="pytest-split",
+        works="groups of tests",
+        tests=(f"{_OTHER}::test_several_plugins_at_once",),
+    ),
+)
+
+GROUPS = {
+    "Time limits and attempts": TIME,
+    "Random numbers and examples": RANDOM,
+    "What tests are made of": RUNNING,
+    "Snapshots and measurements": COMPARING,
+    "Reports and terminals": REPORTING,
+    "Which tests run, and when": CHOOSING,
+}

@@ -1,0 +1,30 @@
+"""The page about other plugins says what is tested, with what is installed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ..plugins.page import render
+from ..plugins.table import GROUPS
+
+TESTS = Path(__file__).parents[1]
+NAMED = sorted({test for rows in GROUPS.values() for row in rows for test in row.tests})
+
+
+def test_the_page_tells_the_table_and_the_versions_that_are_installed() -> None:
+    page = TESTS.parent / "docs" / "plugins.md"
+    assert page.read_text() == render(), "make it again: python -m tests.plugins.page > docs/plugins.md"
+
+
+def test_every_row_has_a_test() -> None:
+    assert all(row.tests for rows in GROUPS.values() for row in rows)
+
+
+@pytest.mark.parametrize("test", NAMED)
+def test_the_tests_exist(test: str) -> None:
+    file, _, name = test.partition("::")
+    tree = ast.parse((TESTS / file).read_text())
+    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
