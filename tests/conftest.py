@@ -46,4 +46,6 @@ def inner_sessions_load_what_they_ask_for() -> None:
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Have those of pytester do so too: it takes the variable away."""
     monkeypatch.setenv("PYTEST_ADDOPTS", _WITHOUT_THE_OTHERS)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)  # an inner session is no worker of the outer one
     return pytester
