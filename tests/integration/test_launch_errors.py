@@ -572,6 +572,8 @@ WRONG_TEXT = {
     "seed": "-1",
     "grace": "0",
     "show_output": "some",
+    "pdb_rank": "-1",
+    "cpu_slots": "0",
     "strict": "perhaps",
     "group": "perhaps",
     "controller_fixtures": "no-name",
