@@ -56,19 +56,21 @@ class TimeLimit:
             self._set(self._settings.timeout)
 
     def smaller(self, timeout: float | None) -> tuple[float | None, str]:
-        """Return the deadline of the launch that begins, and whose it is if it is not that of ``timeout=``.
+        """Return the deadline of the launch to come, and whose it is if it is not that of ``timeout=``.
 
-        pytest-timeout's timer comes later from now on.
+        pytest-timeout's timer is unset until the launch begins: a wait for slots that others have is nobody's fault.
         """
         if not self._counts():
             return timeout, ""
+        self._item.ihook.pytest_timeout_cancel_timer(item=self._item)
         mine = float(self._settings.timeout)
-        self._set(mine + _LATER)
         return (mine, SOURCE) if timeout is None or mine < timeout else (timeout, "")
 
     def begun(self, launch: Launch) -> None:
-        """Take note of the launch."""
+        """Take note of the launch; pytest-timeout's timer comes later than its deadline from now on."""
         self._launch = launch
+        if self._counts():
+            self._set(self._settings.timeout + _LATER)
 
     def is_of_call(self) -> bool:
         """Tell whether the call alone is limited, before pytest-timeout has said so."""
@@ -79,10 +81,6 @@ class TimeLimit:
         """Count from now on, where pytest is going to hear of the call only when it is over."""
         assert self._launch is not None
         self._launch.shorten(compat.timeout_settings(self._item).timeout, SOURCE)
-
-    def hold(self) -> None:
-        """Unset pytest-timeout's timer: what the test waits for now counts for nobody, until the launch begins."""
-        self._item.ihook.pytest_timeout_cancel_timer(item=self._item)
 
     def _counts(self) -> bool:
         return self._settings is not None and not self._settings.func_only
