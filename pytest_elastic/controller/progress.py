@@ -136,7 +136,6 @@ class Progress:
         self._display: Display | None = None
         self._next = 0.0
         self._shown = False
-        self.name = ""
 
     def tick(self, launch: Launch) -> None:
         """Show how a launch goes on, if it has run for long enough, and is not one of several in threads of a test."""
@@ -144,10 +143,10 @@ class Progress:
         if seconds >= PATIENCE and threading.current_thread() is threading.main_thread():
             self._show(lambda: line_of(launch, seconds))
 
-    def waits(self, waiting: Waiting) -> None:
+    def waits(self, name: str, waiting: Waiting) -> None:
         """Show that a launch waits for its turn."""
         if waiting.seconds >= QUEUE_PATIENCE:
-            self._show(lambda: line_of_waiting(self.name, waiting))
+            self._show(lambda: line_of_waiting(name, waiting))
 
     def wipe(self) -> None:
         """Leave nothing on the terminal."""

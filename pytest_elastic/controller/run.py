@@ -19,7 +19,7 @@ import pytest
 
 from pytest_elastic.accelerators import Survey
 from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
-from pytest_elastic.controller.devices import Devices, ask_torch
+from pytest_elastic.controller.devices import Devices, Placement, ask_torch
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.kept import KeptGroups, Sharing
@@ -37,11 +37,13 @@ from pytest_elastic.controller.server import (
 )
 from pytest_elastic.controller.steady_thread import SteadyThread
 from pytest_elastic.controller.terminal import Terminal
+from pytest_elastic.controller.time_limit import Pause
 from pytest_elastic.controller.turns import Turn, Turns
 from pytest_elastic.controller.workers_progress import workers_file
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.options import SETTINGS, Given
+from pytest_elastic.services.slots import Waiting
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
 
@@ -74,11 +76,10 @@ class ElasticRun:
         self._unsafe: str | None = None
         self._untold: str | None = None
         self.progress: Final = Progress(lambda: display_for(config, workers_file(config)))
-        self.kept: Final = KeptGroups(self._end, lambda launch: self._turns.resume(_turn_of(launch.plan)))
+        self.kept: Final = KeptGroups(self._end, self._resume)
         self._turns = Turns(
             config,
             cpu_slots=given["cpu_slots"].value if "cpu_slots" in given else None,
-            waits=self.progress.waits,
             give_back=self.kept.give_back_devices,
         )
         self.coverage: Final = RankCoverage(config)
@@ -271,11 +272,7 @@ class ElasticRun:
         )
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
-        self.progress.name = item.name
-        try:
-            turn = self._turns.take(placement, spec.timeout)
-        finally:
-            self.progress.wipe()
+        turn = self._take_turn_in_queue(item, placement, spec.timeout)
         return replace(
             plan,
             nodeid=nodeid,
@@ -284,6 +281,19 @@ class ElasticRun:
             devices=turn.devices,
             turn=turn,
         )
+
+    def _take_turn_in_queue(self, item: pytest.Item, placement: Placement, timeout: float | None) -> Turn:
+        pause = Pause(item)
+
+        def waits(waiting: Waiting) -> None:
+            pause.begin()
+            self.progress.waits(item.name, waiting)
+
+        try:
+            return self._turns.take(placement, timeout, waits)
+        finally:
+            self.progress.wipe()
+            pause.end()
 
     def _find_devices(self, environ: Mapping[str, str]) -> Survey:
         found: Survey | None = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)
@@ -347,6 +357,13 @@ class ElasticRun:
             self._ending.start()
         else:
             self._end(launch)
+
+    def _resume(self, launch: Launch) -> bool:
+        name = launch.plan.name
+        try:
+            return self._turns.resume(_turn_of(launch.plan), lambda waiting: self.progress.waits(name, waiting))
+        finally:
+            self.progress.wipe()
 
     def _end(self, launch: Launch) -> None:
         launch.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -96,3 +97,30 @@ class TimeLimit:
 
 
 LIMIT: Final = pytest.StashKey[TimeLimit]()
+
+
+class Pause:
+    """pytest-timeout's timer of a plain test, which stands still while a launch of it waits for slots.
+
+    That is nobody's fault, so the whole limit counts once more after it.
+
+    Args:
+        item: The test.
+    """
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+        self._paused = False
+
+    def begin(self) -> None:
+        """Unset the timer, if it is set, and was set by this thread."""
+        armed = getattr(self._item, "cancel_timeout", None) is not None and LIMIT not in self._item.stash
+        if not self._paused and armed and threading.current_thread() is threading.main_thread():
+            self._paused = True
+            self._item.ihook.pytest_timeout_cancel_timer(item=self._item)
+
+    def end(self) -> None:
+        """Set it again."""
+        settings = compat.timeout_settings(self._item) if self._paused else None
+        if settings is not None and settings.timeout:
+            self._item.ihook.pytest_timeout_set_timer(item=self._item, settings=settings)

@@ -63,7 +63,6 @@ class Turns:
     Args:
         config: pytest's.
         cpu_slots: How many ranks work at a time in this run; ``None`` for one on each core.
-        waits: Called again and again while a launch waits.
         give_back: Ends launches that only wait, and have devices.
     """
 
@@ -72,11 +71,9 @@ class Turns:
         config: pytest.Config,
         *,
         cpu_slots: int | None,
-        waits: Callable[[Waiting], object],
         give_back: Callable[[], object],
     ) -> None:
         self._capacity = cpu_slots if cpu_slots is not None else cores()
-        self._waits = waits
         self._give_back = give_back
         self._slots = Slots()
         factory = getattr(config, "_tmp_path_factory", None)
@@ -85,12 +82,13 @@ class Turns:
             self._cpus = Pool(run_directory(config, factory) / "slots")
         self._devices = Pool(Path(tempfile.gettempdir()) / f"pytest-elastic-devices-{os.getuid()}")
 
-    def take(self, placement: Placement, timeout: float | None) -> Turn:
+    def take(self, placement: Placement, timeout: float | None, waits: Callable[[Waiting], object]) -> Turn:
         """Wait until a launch may start.
 
         Args:
             placement: Its ranks, and the devices that there are.
             timeout: Seconds that a launch waits at most whose test has another one running.
+            waits: Called again and again while it waits.
 
         Raises:
             SlotError: Its test has what others wait for, and waits for them.
@@ -101,7 +99,7 @@ class Turns:
         devices = Want(pool=self._devices, names=names, number=number, what=what)
         leases = self._slots.take(
             [devices, *self._wanted_cpus(placement.world_size)],
-            waits=self._waits,
+            waits=waits,
             give_back=self._give_back,
             timeout=timeout,
         )
@@ -109,7 +107,7 @@ class Turns:
         order = placement.devices([id for id, name in zip(ids, names, strict=True) if name in taken])  # noqa: A001
         return Turn(placement.world_size, order, leases, self._devices)
 
-    def resume(self, turn: Turn) -> bool:
+    def resume(self, turn: Turn, waits: Callable[[Waiting], object]) -> bool:
         """Wait until ranks that are kept may run another test; tell whether they may.
 
         They may not, and are to be ended, if they have devices and would have to wait.
@@ -119,7 +117,7 @@ class Turns:
         if cpus is None and turn.holds_devices:
             return False
         if cpus is None:
-            cpus = self._slots.take(wants, waits=self._waits, give_back=self._give_back, timeout=None)
+            cpus = self._slots.take(wants, waits=waits, give_back=self._give_back, timeout=None)
         turn.resume(cpus)
         return True
 

@@ -27,6 +27,56 @@ class Row:
 _OTHER = "integration/test_other_plugins.py"
 _SESSION = "integration/test_session_plugins.py"
 
+_XDIST = "integration/test_xdist.py"
+_SLOTS = "integration/test_slots.py"
+_COVERAGE = "integration/test_coverage.py"
+_DEBUGGER = "integration/test_debugger.py"
+
+WORKERS = (
+    Row(
+        name="pytest-xdist",
+        works="`-n`, each `--dist`, `--maxfail`, `--max-worker-restart`: the same outcomes as in one process; `etcd_server` and controller fixtures of the session once for all workers; no port twice; a killed worker leaves no rank",
+        differs="launches [take turns](reference.md#slots), one rank on each core at a time; each worker imports torch for itself",
+        tests=(
+            f"{_XDIST}::test_forty_tests_of_mixed_sizes_end_as_in_one_process",
+            f"{_XDIST}::test_a_killed_worker_leaves_no_rank_and_another_takes_its_place",
+            f"{_XDIST}::test_ways_to_distribute_and_maxfail",
+            f"{_SESSION}::test_xdist_reports_every_test_once_and_ranks_start_no_workers",
+            f"{_SLOTS}::test_workers_queue_for_cpus_and_a_test_larger_than_the_machine_runs_alone",
+            f"{_SLOTS}::test_no_two_launches_of_two_runs_have_the_same_device",
+            "integration/test_etcd_server.py::test_it_stays_when_the_worker_that_started_it_is_killed",
+            "integration/test_controller_fixtures.py::test_workers_of_xdist_share_those_of_the_session",
+        ),
+    ),
+)
+LOOKING = (
+    Row(
+        name="pytest-cov",
+        works="lines and branches that ranks run, of tests, functions and scripts, in one result; `-n`, `--cov-context=test`, `no_cover`",
+        differs="of a rank that is killed the last tenth of a second may be missing, see [coverage](reference.md#coverage)",
+        tests=(f"{_COVERAGE}::test_pytest_cov", f"{_COVERAGE}::test_pytest_cov_with_xdist"),
+    ),
+    Row(
+        name="coverage",
+        what="`coverage run -m pytest`",
+        works="the same; also with `patch = subprocess`, ranks that are spawned, and a rank's own subprocesses",
+        differs="as above",
+        tests=(f"{_COVERAGE}::test_coverage_run",),
+    ),
+    Row(
+        name="pytest",
+        what="`breakpoint()`, `--pdb`, `--trace`",
+        works="the terminal goes to one rank, while the others and all deadlines wait; `--pdb` looks into the rank that failed first",
+        differs="`--elastic-pdb-rank` chooses the rank, see [debuggers](reference.md#debuggers); a worker of pytest-xdist has no terminal",
+        tests=(
+            f"{_DEBUGGER}::test_breakpoints",
+            f"{_DEBUGGER}::test_post_mortem",
+            f"{_DEBUGGER}::test_trace_and_death_and_the_shell",
+            f"{_DEBUGGER}::test_commands_come_from_a_pipe_until_it_ends",
+            f"{_DEBUGGER}::test_a_worker_of_xdist_has_no_terminal",
+        ),
+    ),
+)
 TIME = (
     Row(
         name="pytest-timeout",
@@ -179,6 +229,8 @@ CHOOSING = (
 )
 
 GROUPS = {
+    "Workers": WORKERS,
+    "Coverage and debuggers": LOOKING,
     "Time limits and attempts": TIME,
     "Random numbers and examples": RANDOM,
     "What tests are made of": RUNNING,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from pytest_elastic.controller.time_limit import TimeLimit
+import pytest
+
+from pytest_elastic.controller.time_limit import LIMIT, Pause, TimeLimit
 
 
 class Settings(NamedTuple):
@@ -73,3 +75,33 @@ def test_a_limit_of_the_call_counts_from_its_beginning() -> None:
     item.ihook.pytest_timeout_set_timer(item=item, settings=Settings(3, func_only=True))
     assert launch.shortened == [(3, "pytest-timeout")]
     assert item.set_for() == 18.0
+
+
+def test_the_limit_of_a_plain_test_counts_anew_when_its_launch_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = Plain()
+    monkeypatch.setattr("pytest_elastic.compat.timeout_settings", lambda item: Settings(3))
+    pause = Pause(item)  # type: ignore[arg-type]
+    pause.end()
+    assert item.done == []
+    pause.begin()
+    pause.begin()
+    pause.end()
+    assert item.done == ["cancelled", 3]
+    item.stash[LIMIT] = None  # a test on ranks, whose limit is the launch's
+    other = Pause(item)  # type: ignore[arg-type]
+    other.begin()
+    other.end()
+    assert item.done == ["cancelled", 3]
+
+
+class Plain:
+    """Stands for a plain test with a timer of pytest-timeout's."""
+
+    def __init__(self) -> None:
+        self.stash: dict[Any, Any] = {}
+        self.done: list[Any] = []
+        self.cancel_timeout = print
+        self.ihook = SimpleNamespace(
+            pytest_timeout_set_timer=lambda item, settings: self.done.append(settings.timeout),
+            pytest_timeout_cancel_timer=lambda item: self.done.append("cancelled"),
+        )
