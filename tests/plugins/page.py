@@ -9,7 +9,7 @@ from .table import GROUPS, Row
 _HEAD = """\
 # Other plugins
 
-What was tried beside tests on ranks, with the version that the tests of this project run with.
+What was tried beside tests on ranks, with the version that was current when this page was made; the tests of this project run with the current one.
 Each line has its tests, in `tests`; they run the plugin itself.
 Plain tests, and those that call `elastic_launch`, run in pytest itself: for them every plugin does what it always does.
 """
@@ -31,7 +31,7 @@ So collectives inside of `@given` always meet the same example, and all ranks sh
 ## pytest-rich, pytest-forked
 
 pytest-rich 0.3.0 was tried by hand in a terminal: one mark a test, and the right one; it leaves out the line that says which rank failed first.
-pytest-forked 1.7.5 fails every test with pytest 9.2.0, also without this plugin.
+pytest-forked 1.7.5 failed a plain test with pytest 9.2.0, without this plugin: it was not tried further.
 """
 
 
