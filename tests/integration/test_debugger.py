@@ -291,7 +291,7 @@ def test_first(rank):
 
 @pytest.mark.elastic(nproc=2)
 def test_dies(rank):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL if rank == 0 else signal.SIGCONT)
 
 @pytest.mark.elastic(nproc=2)
 def test_is_left(noted):
