@@ -86,9 +86,11 @@ class TorchAccelerators:
     def _ids(self, kind: str, count: int) -> tuple[str, ...]:
         import torch
 
-        properties = getattr(getattr(torch, kind), "get_device_properties", None)
-        found = [getattr(properties(index), "uuid", None) for index in range(count)] if properties is not None else []
-        return tuple(map(str, found)) if all(id is not None for id in found) else ()  # noqa: A001
+        try:
+            found = [getattr(torch, kind).get_device_properties(index).uuid for index in range(count)]
+        except Exception:  # noqa: BLE001 (whatever a backend does that has no such thing)
+            return ()
+        return tuple(map(str, found))
 
     def _count(self, kind: str) -> int:
         import torch

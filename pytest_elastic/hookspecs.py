@@ -52,9 +52,10 @@ def pytest_elastic_configure_launch(spec: LaunchSpec, item: pytest.Item) -> Mapp
         item: The test.
 
     Returns:
-        Arguments of the marker that are to have other values, such as ``{"timeout": 60}``, or ``None``. They are
-        checked as those of the marker are. ``env`` is added to what is there. Where several plugins give an argument,
-        the one that pytest calls first (``tryfirst``) wins.
+        Settings that are to have other values, such as ``{"timeout": 60}``, or ``None``. They are checked as arguments
+        of the marker are. ``env`` is added to what is there. Of a launch that has a ``LaunchConfig`` only ``timeout``
+        and ``env`` can be changed. Where several plugins give a setting, the one that pytest calls first (``tryfirst``)
+        wins.
     """
 
 

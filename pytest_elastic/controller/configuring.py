@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pytest
@@ -10,14 +10,18 @@ import pytest
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.result import LaunchResult
-from pytest_elastic.spec import ArgumentError, LaunchSpec, make_spec
-from pytest_elastic.warning import ElasticWarning
+from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec, takes_late_nodes
 
 _CONFIGURE: Final = "pytest_elastic_configure_launch"
 
 
-def configured(spec: LaunchSpec, item: pytest.Item) -> LaunchSpec:
+def configured(spec: LaunchSpec, item: pytest.Item, allowed: Sequence[str] = LAUNCH_ARGUMENTS) -> LaunchSpec:
     """Return a spec as implementations of ``pytest_elastic_configure_launch`` want it.
+
+    Args:
+        spec: What the launch is to be.
+        item: The test.
+        allowed: What may be changed.
 
     Raises:
         ArgumentError: What one of them returns is not allowed.
@@ -28,8 +32,9 @@ def configured(spec: LaunchSpec, item: pytest.Item) -> LaunchSpec:
         return spec
     changes: dict[str, Any] = {}
     for given in reversed(hook(spec=spec, item=item)):  # what pytest calls first has the last word
-        if not isinstance(given, Mapping):
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
             raise ArgumentError(f"{_CONFIGURE}: got {one_line(given)}, expected a dict of arguments, or None")
+        check_names(_CONFIGURE, list(given), allowed)
         added = {"env": {**changes.get("env", {}), **given["env"]}} if isinstance(given.get("env"), Mapping) else {}
         changes.update({**given, **added})
     if not changes:
@@ -37,15 +42,22 @@ def configured(spec: LaunchSpec, item: pytest.Item) -> LaunchSpec:
     arguments: dict[str, Any] = {name: getattr(spec, name) for name in LAUNCH_ARGUMENTS if name != "nnodes"}
     nodes = (spec.min_nodes, spec.max_nodes)
     arguments["nnodes"] = nodes[0] if nodes[0] == nodes[1] else f"{nodes[0]}:{nodes[1]}"
+    if "nnodes" in changes and not takes_late_nodes(spec.rdzv_backend):
+        del arguments["rdzv_backend"]  # a range of nodes has another default
     if isinstance(changes.get("env"), Mapping):
         changes["env"] = {**spec.env, **changes["env"]}
     return make_spec(_CONFIGURE, arguments | changes, {})
 
 
-def tell_finished(result: LaunchResult, item: pytest.Item) -> None:
-    """Show what came of a launch to those who want to see it. What they raise is a warning: it changes no verdict."""
+def tell_finished(result: LaunchResult, item: pytest.Item) -> list[str]:
+    """Show what came of a launch to those who want to see it.
+
+    Returns:
+        What there is to warn of: what one of them raises changes no verdict.
+    """
     try:
         item.ihook.pytest_elastic_launch_finished(result=result, item=item)
-    except Exception as error:  # noqa: BLE001 (whatever another plugin raises)
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception, pytest.xfail.Exception) as error:  # noqa: BLE001
         why = f"{type(error).__name__}: {error}"
-        item.warn(ElasticWarning(f"pytest_elastic_launch_finished raised {' '.join(why.split())}"))
+        return [f"pytest_elastic_launch_finished raised {' '.join(why.split())}"]
+    return []

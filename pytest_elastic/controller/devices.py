@@ -160,12 +160,11 @@ class Devices:
         variables = _VISIBLE.get(kind, ())
         variable = next((variable for variable in variables if environ.get(variable)), (*variables, "")[0])
         names = _names(count, environ.get(variable, ""))
-        given = tuple(choose(kind, names, needed) or ()) if choose is not None else ()
-        if given:
-            _check_choice(given, kind, names, needed, variable)
-        elif count < needed:
+        choice = choose(kind, names, needed) if choose is not None else None
+        given = _checked_choice(choice, kind, names, needed, variable) if choice is not None else ()
+        if not given and count < needed:
             raise TooFewDevicesError(f"needs {needed} {kind} {_noun(needed)}, {_has(kind, count, environ)}")
-        elif nodes > 1 and not variable:
+        if nodes > 1 and not variable:
             raise ArgumentError(
                 f'device="{kind}": {nodes} nodes on one machine cannot share devices of this type, since no '
                 "environment variable is known that hides some of them from a process; use nnodes=1"
@@ -175,7 +174,7 @@ class Devices:
             nproc=number,
             kind=kind,
             names=names,
-            ids=tuple(survey.ids.get(kind, ())) or names,
+            ids=_ids(survey.ids.get(kind, ()), names),
             variable=variable,
             given=given,
             virtual=virtual,
@@ -234,21 +233,33 @@ def _names(count: int, visible: str) -> tuple[str, ...]:
     return names if len(names) == count else tuple(map(str, range(count)))
 
 
-def _check_choice(given: tuple[str, ...], kind: str, names: tuple[str, ...], needed: int, variable: str) -> None:
-    """Refuse devices that a plugin has chosen and that are not to be had.
+def _ids(told: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what tells devices apart: what they say of themselves, if all do and none as another; else their names."""
+    return tuple(told) if len(told) == len(set(told)) == len(names) else names
+
+
+def _checked_choice(
+    choice: Sequence[str], kind: str, names: tuple[str, ...], needed: int, variable: str
+) -> tuple[str, ...]:
+    """Return the devices that a plugin has chosen.
 
     Raises:
-        ArgumentError: It says what is allowed.
+        ArgumentError: They are not to be had; it says what is allowed.
     """
-    if len(given) != needed or not set(given) <= set(names):
-        raise ArgumentError(
-            f"pytest_elastic_map_devices: got {one_line(given)}, expected {needed} of {', '.join(names) or 'no device'}"
-        )
+    source = f"pytest_elastic_map_devices: got {one_line(choice)}"
+    if not (
+        isinstance(choice, (list, tuple))
+        and all(isinstance(name, str) for name in choice)
+        and len(choice) == needed
+        and set(choice) <= set(names)
+    ):
+        known = ", ".join(map(repr, names)) or "no device"
+        raise ArgumentError(f"{source}, expected a list of {needed}, each one of {known}")
     if not variable:
         raise ArgumentError(
-            f"pytest_elastic_map_devices: got {one_line(given)}, but no environment variable is known that hides "
-            f"devices of type {kind!r} from a process"
+            f"{source}, but no environment variable is known that hides devices of type {kind!r} from a process"
         )
+    return tuple(choice)
 
 
 def _has(kind: str, count: int, environ: Mapping[str, str]) -> str:

@@ -235,8 +235,6 @@ class ElasticItem:
         __tracebackhide__ = True
         record = self._record = launch.wait_for_test()
         self._judgements = judge_test(record, broken=launch.broken)
-        if self._item.ihook.pytest_elastic_launch_finished.get_hookimpls():
-            tell_finished(result_of_test(record), self._item)
         self._item.user_properties += merge_properties(record.last_world())
         warn_for_ranks(self._item, record.warnings)
         self._differing = take_snapshots(self._item, record.last_world())
@@ -256,6 +254,8 @@ class ElasticItem:
             session.shouldfail = session.shouldfail or report.should_fail
         unsafe = self._run.unsafe_once()
         messages = [unsafe] if unsafe is not None else []
+        if self._item.ihook.pytest_elastic_launch_finished.get_hookimpls():
+            messages += tell_finished(result_of_test(record), self._item)
         unsaved = save_examples(self._item, ranks)
         messages += [unsaved] if unsaved else []
         messages += [f"{what}; it was ended" for what in record.leftovers]

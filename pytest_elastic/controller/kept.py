@@ -111,8 +111,8 @@ def _sharing_before(item: pytest.Item, given: Mapping[str, Given]) -> Sharing | 
         return None
     try:
         return sharing_of(item, spec_of(item, arguments, given), arguments.get("rdzv_configs", {}))
-    except ElasticError:
-        return None  # the test says so when it runs
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception, pytest.xfail.Exception):  # noqa: BLE001
+        return None  # also what a hook of another plugin's raises: the test says so when it runs
 
 
 @dataclass(frozen=True, slots=True)

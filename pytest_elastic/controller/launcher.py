@@ -70,6 +70,7 @@ class ElasticLaunch:
         self._request = request
         self._run: ElasticRun = run_of(request.config)
         self._owner = os.getpid()
+        self._messages: list[str] = []
         self._plans: list[LaunchPlan] = []
         self._started: list[RunningLaunch] = []
 
@@ -255,7 +256,10 @@ class ElasticLaunch:
                 raise ArgumentError(f"{source}(config=): put rdzv_configs and rdzv_endpoint into the LaunchConfig")
         # A function usually makes its own group: only the call itself asks for another, no option and no ini key.
         given = {name: value for name, value in self._run.given.items() if name != "backend"}
-        spec = configured(make_spec(source, settings, given), self._request.node)
+        spec = make_spec(source, settings, given)
+        if config is not None:
+            spec = replace(spec, **_told_by(config))
+        spec = configured(spec, self._request.node, _BESIDE_CONFIG if config is not None else LAUNCH_ARGUMENTS)
         if settings.get("isolation", "function") != "function":
             raise ArgumentError(
                 f'{source}(isolation="{spec.isolation}"): a call has ranks of its own; leave it out, or mark the test '
@@ -311,14 +315,15 @@ class ElasticLaunch:
         verdict = judge(record)
         item = self._request.node
         item.stash[LAST_RESULT] = verdict.result
-        tell_finished(verdict.result, item)
+        self._messages += tell_finished(verdict.result, item)
         item.stash[CUT_SHORT] = record.cut_short
         return verdict
 
     def warn_of(self, result: LaunchResult) -> None:
         """Warn of what ranks left behind, and once of a server that is not fit."""
         unsafe = self._run.unsafe_once()
-        messages = [unsafe] if unsafe is not None else []
+        messages, self._messages = self._messages, []
+        messages += [unsafe] if unsafe is not None else []
         for message in messages + [f"{what}; it was ended" for what in result.leftovers]:
             warnings.warn(ElasticWarning(message), stacklevel=4)
 
@@ -330,6 +335,20 @@ class ElasticLaunch:
             running.close()
         for plan in self._plans:
             remove_run_directory(plan.scratch)
+        messages, self._messages = self._messages, []
+        for message in messages:  # of a launch that nobody waited for
+            self._request.node.warn(ElasticWarning(message))
+
+
+def _told_by(config: LaunchConfig) -> dict[str, Any]:
+    """Return what a ``LaunchConfig`` says of a launch: for plugins that want to know, the plan is made of it itself."""
+    return {
+        "nproc": config.nproc_per_node,
+        "min_nodes": config.min_nodes,
+        "max_nodes": config.max_nodes,
+        "max_restarts": config.max_restarts,
+        "rdzv_backend": config.rdzv_backend,
+    }
 
 
 def add_output(item: pytest.Item, report: pytest.TestReport) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -62,25 +63,25 @@ class StatusLine:
         self._reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
         self._file: Any = compat.terminal_file(self._reporter)
+        self._streams = config.getoption("capture", None) == "no"  # what tests write would be garbled
         self._shown = False
         self._column = 0
 
     def interactive(self) -> bool:
         """Tell whether a person may see it."""
-        if self._file is None or os.environ.get("CI") or os.environ.get("BUILD_NUMBER"):
+        if self._file is None or self._streams or os.environ.get("CI") or os.environ.get("BUILD_NUMBER"):
             return False
         with self._open():
             return bool(self._file.isatty()) and os.environ.get("TERM", "dumb") != "dumb"
 
     def show(self, line: str) -> None:
         """Write it."""
-        width = shutil.get_terminal_size().columns - 1
-        line = line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        width = shutil.get_terminal_size().columns
         with self._open():
             # The line break scrolls at the bottom of the screen, so the cursor cannot be saved and restored.
-            self._write(("\r\x1b[K" if self._shown else "\n\r\x1b[K") + line)
+            self._write(("\r\x1b[K" if self._shown else "\n\r\x1b[K") + cut(line, width - 1))
         if not self._shown:
-            self._shown, self._column = True, compat.column(self._reporter)
+            self._shown, self._column = True, max(0, compat.column(self._reporter)) % width
 
     def wipe(self) -> None:
         """Clear the line, and go back to where pytest goes on writing."""
@@ -97,8 +98,10 @@ class StatusLine:
         return capture
 
     def _write(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
+        encoding = getattr(self._file, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone: pytest is going to say so
+            self._file.write(text.encode(encoding, "replace").decode(encoding))
+            self._file.flush()
 
 
 class StatusFile:
@@ -115,7 +118,7 @@ class StatusFile:
         """Write it, whole."""
         with contextlib.suppress(OSError):
             new = self._path.with_suffix(".new")
-            new.write_text(line)
+            new.write_text(line, encoding="utf-8", errors="replace")
             os.replace(new, self._path)
 
     def wipe(self) -> None:
@@ -165,6 +168,16 @@ class Progress:
         if not isinstance(self._display, Nowhere):
             self._display.show(line())
             self._shown = True
+
+
+def cut(line: str, width: int) -> str:
+    """Return as much of a line as a terminal shows in some columns."""
+    cells = 0
+    for index, letter in enumerate(line):
+        cells += 0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if cells > width:
+            return line[: max(0, index - 3)] + "..."
+    return line
 
 
 def line_of(launch: Launch, seconds: float) -> str:

@@ -42,6 +42,7 @@ from pytest_elastic.controller.turns import Turn, Turns
 from pytest_elastic.controller.workers_progress import workers_file
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
+from pytest_elastic.one_line import one_line
 from pytest_elastic.options import SETTINGS, Given
 from pytest_elastic.services.slots import Waiting
 from pytest_elastic.spec import LaunchSpec
@@ -272,12 +273,13 @@ class ElasticRun:
         )
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
+        coverage = self.coverage.order(self.directory, launch)
         turn = self._take_turn_in_queue(item, placement, spec.timeout)
         return replace(
             plan,
             nodeid=nodeid,
             failure_log=failure_log,
-            coverage=self.coverage.order(self.directory, launch),
+            coverage=coverage,
             devices=turn.devices,
             turn=turn,
         )
@@ -296,7 +298,12 @@ class ElasticRun:
             pause.end()
 
     def _find_devices(self, environ: Mapping[str, str]) -> Survey:
-        found: Survey | None = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)
+        found = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)
+        if found is not None and not isinstance(found, Survey):
+            raise ElasticError(
+                f"pytest_elastic_find_devices: got {one_line(found)}, "
+                "expected a pytest_elastic.accelerators.Survey, or None"
+            )
         return found if found is not None else ask_torch(environ)
 
     def make_temporary_directory(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,8 @@ class Turn:
         self.devices: Final = devices
         self._cpus = [lease for lease in leases if lease.pool is not device_pool]
         self._devices = [lease for lease in leases if lease.pool is device_pool]
+        self._over = False
+        self._lock = threading.Lock()
 
     @property
     def holds_devices(self) -> bool:
@@ -37,21 +40,27 @@ class Turn:
 
     def rest(self) -> None:
         """Give the CPUs back: the ranks wait for another test, or have ended."""
-        for lease in self._cpus:
-            lease.release()
-        for lease in self._devices:
-            lease.idle = True
+        with self._lock:
+            for lease in self._cpus:
+                lease.release()
+            for lease in self._devices:
+                lease.idle = True
 
     def resume(self, cpus: Sequence[Lease]) -> None:
-        """Go on, with other CPUs."""
-        self._cpus = list(cpus)
-        for lease in self._devices:
-            lease.idle = False
+        """Go on, with other CPUs; a launch that is over meanwhile gives them back at once."""
+        with self._lock:
+            self._cpus = list(cpus)
+            for lease in self._devices:
+                lease.idle = False
+        if self._over:
+            self.end()
 
     def end(self) -> None:
         """Give everything back."""
-        for lease in (*self._cpus, *self._devices):
-            lease.release()
+        self._over = True
+        with self._lock:
+            for lease in (*self._cpus, *self._devices):
+                lease.release()
 
 
 class Turns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -73,6 +74,12 @@ class WorkersProgress:
             thread.join()
             give_back()
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Forget what a worker had to show that is gone."""
+        with contextlib.suppress(OSError):
+            (self._directory / str(node.gateway.id)).unlink(missing_ok=True)
+
     def _before_others(self, write: Any, text: str) -> Any:
         with self._lock:
             self._terminal.wipe()
@@ -93,8 +100,8 @@ class WorkersProgress:
         lines = []
         for path in sorted(self._directory.glob("gw*")):
             try:
-                line = path.read_text() if path.suffix == "" else ""
-            except OSError:
+                line = path.read_text(encoding="utf-8") if path.suffix == "" else ""
+            except (OSError, ValueError):
                 continue  # wiped just now
             if line:
                 lines.append(f"[{path.name}] {line}")

@@ -4,7 +4,8 @@ A slot is a file lock in a directory that those processes share which are to sha
 of a process that is killed. Who has to wait draws a ticket, which is a file lock too:
 
 * All or nothing: nobody holds a slot while it waits for another, so there is no deadlock.
-* First come, first served: a launch that needs many slots is not overtaken for ever by those that need few.
+* First come, first served, among those that want the same slots: a launch that needs many is not overtaken for ever by
+  those that need few.
 
 Every lock but the guard is opened, and its file removed, under the guard of its directory only: a file that is removed
 while another process opens it would let two hold "the same" lock.
@@ -12,6 +13,8 @@ while another process opens it would let two hold "the same" lock.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import threading
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 POLL: Final = 0.01
 """Seconds between two looks of who waits. The kernel tells nobody that a lock is free but those that block in it."""
 _GUARD_TIMEOUT: Final = 30.0
+_WANTED: Final = ".wants"
+"""Ending of the file beside a ticket that says whose it is, and what is wanted."""
 
 
 class SlotError(ElasticError):
@@ -38,14 +43,20 @@ class SlotError(ElasticError):
 
 
 class Pool:
-    """The slots of one directory.
+    """The slots of one directory, and those of them that this process has.
 
     Args:
         directory: Shared by all that share the slots; made if it does not exist.
+
+    Attributes:
+        own: Name to lock of the slots that this process has; only under the guard.
+        users: Name to the number of this process's leases of it; only under the guard.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.own: Final[dict[str, BaseFileLock]] = {}
+        self.users: Final[dict[str, int]] = {}
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -72,39 +83,65 @@ class Pool:
         finally:
             guard.release()
 
-    def draw_ticket(self) -> BaseFileLock:
-        """Stand in the queue; only under the guard."""
-        numbers = [int(path.name.partition("-")[2]) for path in self._directory.glob("ticket-*")]
-        ticket = file_lock(self._directory / f"ticket-{max(numbers, default=0) + 1:012}")
+    def draw_ticket(self, names: Sequence[str]) -> BaseFileLock:
+        """Stand in the queue for some slots; only under the guard."""
+        numbers = [int(path.stem.partition("-")[2]) for path in self._directory.glob("ticket-*")]
+        path = self._directory / f"ticket-{max(numbers, default=0) + 1:012}"
+        path.with_suffix(_WANTED).write_text(json.dumps({"pid": os.getpid(), "names": list(names)}))
+        ticket = file_lock(path)
         ticket.acquire(blocking=False)
         return ticket
 
-    def ahead_of(self, ticket: BaseFileLock | None) -> int:
-        """Return how many stand in the queue before a ticket, or at all; those of the dead are removed.
+    def tear_up(self, ticket: BaseFileLock) -> None:
+        """Leave the queue; only under the guard."""
+        Path(ticket.lock_file).with_suffix(_WANTED).unlink(missing_ok=True)
+        drop(ticket)
 
-        Only under the guard.
+    def ahead_of(self, ticket: BaseFileLock | None, names: Sequence[str]) -> int:
+        """Return how many stand in the queue for any of some slots, before a ticket or at all; only under the guard.
+
+        The tickets of the dead are removed. A process that is stopped does not hold up others.
         """
         ahead = 0
-        for path in sorted(self._directory.glob("ticket-*")):
+        for path in sorted(path for path in self._directory.glob("ticket-*") if not path.suffix):
             if ticket is not None and path.name >= Path(ticket.lock_file).name:
                 break
             other = file_lock(path)
             if try_acquire(other):
-                drop(other)
-            else:
-                ahead += 1
+                self.tear_up(other)
+                continue
+            wanted = json.loads(path.with_suffix(_WANTED).read_text())
+            ahead += not set(names).isdisjoint(wanted["names"]) and not kernel.is_stopped(wanted["pid"])
         return ahead
 
-    def lock_free(self, names: Sequence[str], number: int) -> dict[str, BaseFileLock]:
+    def lock_free(self, names: Sequence[str], number: int) -> list[str]:
         """Lock those of some slots that are free, in their order, up to a number; only under the guard."""
-        locked: dict[str, BaseFileLock] = {}
+        locked: list[str] = []
         for name in names:
             if len(locked) == number:
                 break
             lock = file_lock(self._directory / ("slot-" + re.sub(r"[^\w.-]", "_", name)))
-            if try_acquire(lock):
-                locked[name] = lock
+            if name not in self.own and try_acquire(lock):
+                self.own[name] = lock
+                locked.append(name)
         return locked
+
+    def use(self, names: Sequence[str]) -> None:
+        """Take note of a lease of slots that this process has; only under the guard."""
+        for name in names:
+            self.users[name] = self.users.get(name, 0) + 1
+
+    def leave(self, names: Sequence[str]) -> None:
+        """Take note that a lease is over, and unlock what no other one has; only under the guard."""
+        for name in names:
+            self.users[name] -= 1
+        self.unlock([name for name in names if not self.users[name]])
+
+    def unlock(self, names: Sequence[str]) -> None:
+        """Give slots back; only under the guard."""
+        for name in names:
+            self.users.pop(name, None)
+            drop(self.own.pop(name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +164,7 @@ class Want:
 
 
 class Lease:
-    """Slots that are taken until they are released.
+    """Slots that are taken until they are released; several leases of a process may have the same.
 
     Attributes:
         names: Their names.
@@ -135,34 +172,25 @@ class Lease:
 
     Args:
         pool: Their pool.
-        locks: Name to lock.
-        shared: Names of slots that another lease of this process holds.
+        names: Their names.
     """
 
-    def __init__(self, pool: Pool, locks: dict[str, BaseFileLock], shared: Sequence[str] = ()) -> None:
+    def __init__(self, pool: Pool, names: Sequence[str]) -> None:
         self.pool: Final = pool
-        self.names: Final = (*locks, *shared)
+        self.names: Final = tuple(names)
         self.idle = False
-        self._locks = locks
+        self.held = True
         self._pid = os.getpid()
         self._lock = threading.Lock()
-
-    @property
-    def held(self) -> bool:
-        """Tell whether it is still taken."""
-        return bool(self._locks)
 
     def release(self) -> None:
         """Give them back. To do so again, or in a fork, does nothing."""
         with self._lock:
-            if self._locks and os.getpid() == self._pid:
-                with self.pool.guarded():
-                    self.unlock()
-
-    def unlock(self) -> None:
-        """Give them back under the guard, which the caller holds."""
-        while self._locks:
-            drop(self._locks.popitem()[1])
+            if self.held and os.getpid() == self._pid:
+                self.held = False
+                if self.names:
+                    with self.pool.guarded():
+                        self.pool.leave(self.names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +206,25 @@ class Waiting:
     wants: tuple[Want, ...]
     ahead: int
     seconds: float
+
+
+class _Queued:
+    """The tickets of one launch, a place in the queue of each pool whose slots it waits for."""
+
+    def __init__(self) -> None:
+        self.tickets: Final[dict[Want, BaseFileLock]] = {}
+
+    def draw(self, wants: Sequence[Want]) -> None:
+        """Stand in the queues for some wants; under the guards of their pools."""
+        for want in wants:
+            if want not in self.tickets:
+                self.tickets[want] = want.pool.draw_ticket(want.names)
+
+    def leave(self) -> None:
+        """Leave all queues."""
+        for want, ticket in self.tickets.items():
+            with contextlib.suppress(SlotError), want.pool.guarded():  # else the kernel does with this process
+                want.pool.tear_up(ticket)
 
 
 class Slots:
@@ -208,37 +255,34 @@ class Slots:
             timeout: Seconds after which a process gives up that holds some already; ``None`` for never.
 
         Raises:
-            SlotError: A process that works with slots already would have to wait for ever.
+            SlotError: There are not so many; or a process that works with slots already would have to wait for ever.
         """
         began = clock.monotonic()
         wants = tuple(want for want in wants if want.number)
-        if not wants:
-            return []
-        leases, ahead = self._try(wants, None)
-        if leases is None:
-            give_back()
-            leases, ahead = self._try(wants, None)
+        for want in wants:
+            if want.number > len(set(want.names)):
+                raise SlotError(f"needs {told([want])}, of which there are {len(set(want.names))}")
+        leases = self.take_now(wants)
         if leases is not None:
             return leases
-        tickets = self._draw(wants)
+        give_back()
+        queued = _Queued()
         try:
+            leases, ahead = self._try(wants, queued)
             while leases is None:
                 seconds = clock.monotonic() - began
                 if timeout is not None and seconds >= timeout and self._is_working():
                     raise SlotError(f"needs {told(wants)}, which others have had for {seconds:.0f} s")
                 waits(Waiting(wants=wants, ahead=ahead, seconds=seconds))
                 kernel.pause(POLL)
-                leases, ahead = self._try(wants, tickets)
+                leases, ahead = self._try(wants, queued)
             return leases
         finally:
-            for want, ticket in zip(wants, tickets, strict=True):
-                with want.pool.guarded():
-                    drop(ticket)
+            queued.leave()
 
     def take_now(self, wants: Sequence[Want]) -> list[Lease] | None:
         """Take slots if nobody has to wait for that."""
-        wants = tuple(want for want in wants if want.number)
-        return self._try(wants, None)[0] if wants else []
+        return self._try(tuple(want for want in wants if want.number), None)[0]
 
     def _is_working(self) -> bool:
         with self._lock:
@@ -248,38 +292,38 @@ class Slots:
         self._leases = [lease for lease in self._leases if lease.held]
         return any(not lease.idle for lease in self._leases)
 
-    def _draw(self, wants: tuple[Want, ...]) -> list[BaseFileLock]:
-        with ExitStack() as guards:
-            # All at once: who comes first in one queue comes first in every other.
-            for want in wants:
-                guards.enter_context(want.pool.guarded())
-            return [want.pool.draw_ticket() for want in wants]
+    def _try(self, wants: tuple[Want, ...], queued: _Queued | None) -> tuple[list[Lease] | None, int]:
+        """Take slots if they are to be had; else stand in the queue for those that are not, and for none after them.
 
-    def _try(self, wants: tuple[Want, ...], tickets: Sequence[BaseFileLock] | None) -> tuple[list[Lease] | None, int]:
+        Who waits for a device does not stand in the queue for CPUs: those before it are to be had first.
+        """
+        taken: list[tuple[Want, list[str], list[str]]] = []
         with self._lock, ExitStack() as guards:
             works = self._works()
-            for want in wants:
+            for index, want in enumerate(wants):
                 guards.enter_context(want.pool.guarded())
-            turns = tickets if tickets is not None else [None] * len(wants)
-            ahead = max(want.pool.ahead_of(ticket) for want, ticket in zip(wants, turns, strict=True))
-            if ahead and not works:
-                return None, ahead
-            leases: list[Lease] = []
-            for want in wants:
-                locks = want.pool.lock_free(want.names, want.number)
-                own = self._own(want) if works else []
-                missing = want.number - len(locks)
-                leases.append(Lease(want.pool, locks, own[:missing]))
-                if missing > len(own) and not (works and want.modest):
-                    for lease in leases:
-                        lease.unlock()
+                ticket = queued.tickets.get(want) if queued is not None else None
+                ahead = 0 if works else want.pool.ahead_of(ticket, want.names)
+                new = want.pool.lock_free(want.names, want.number) if not ahead else []
+                shared = self._own(want)[: want.number - len(new)] if works else []
+                taken.append((want, new, shared))
+                if len(new) + len(shared) < want.number and not (works and want.modest):
+                    for pool, locked in [(want.pool, locked) for want, locked, _ in taken]:
+                        pool.unlock(locked)
+                    if queued is not None and not works:
+                        queued.draw(wants[: index + 1])
                     return None, ahead
+            leases = [Lease(want.pool, [*new, *shared]) for want, new, shared in taken]
+            for lease in leases:
+                lease.pool.use(lease.names)
             self._leases += leases
-        return leases, ahead
+        return leases, 0
 
     def _own(self, want: Want) -> list[str]:
-        names = [name for lease in self._leases if lease.pool is want.pool and not lease.idle for name in lease.names]
-        return [name for name in dict.fromkeys(names) if name in want.names]
+        """Return those of the slots that this process works with, the least used first."""
+        working = [lease for lease in self._leases if lease.pool is want.pool and not lease.idle]
+        names = {name for lease in working for name in lease.names if name in want.names}
+        return sorted(names, key=lambda name: (want.pool.users[name], want.names.index(name)))
 
 
 def told(wants: Sequence[Want]) -> str:

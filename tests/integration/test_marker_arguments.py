@@ -368,6 +368,8 @@ def test_commands(elastic_launch):
     result = elastic_launch(*show, device="cuda", nnodes=2, env={"CUDA_VISIBLE_DEVICES": "7,6"}, nproc=1, timeout=60)
     assert [result.stdout[0], result.stdout[1]] == ["7\\n", "6\\n"]
     result = elastic_launch(*show, device="cuda", nproc=1, timeout=60)
+    assert result.stdout[0] == "0\\n"
+    result = elastic_launch(*show, device="cuda", nproc=4, timeout=60)
     assert result.stdout[0] == "\\n"
 
 def test_virtual_local_ranks(elastic_launch):
