@@ -36,6 +36,8 @@ def pytest_elastic_launch_finished(result, item):
     note(f"{item.name} finished: {result.world_size} ranks, {came_to}")
     if "finished_raises" in item.name:
         raise OSError("no server")
+    if "finished_skips" in item.name:
+        pytest.skip("not here")
 
 def pytest_elastic_rank_started(context):
     note(f"{context.item.name} started: {context.rank} of {context.world_size} on {context.device}")
@@ -59,7 +61,7 @@ def pytest_elastic_configure_launch(spec, item):
     return answers.get(item.name, {"env": {"B": "conftest"}} if "merged" in item.name else None)
 """
 TESTS = """
-import os
+import os, sys
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -85,6 +87,9 @@ def test_no_dict(): pass
 @elastic
 def test_finished_raises(): pass
 @elastic
+def test_finished_skips(rank): assert rank == 7
+def test_finished_skips_launch(elastic_launch): elastic_launch(sys.exit, 7, nproc=1)
+@elastic
 def test_start_raises(): pass
 
 @pytest.mark.elastic(nproc=3, timeout=60, device="cuda")
@@ -100,7 +105,8 @@ def test_kept(n): assert os.environ["PREPARED"]
 def test_a_plugin_with_every_hook(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(of_a_cluster=PLUGIN, conftest=CONFTEST, test_it=TESTS)
     result = pytester.run(sys.executable, "-m", "pytest", "-p", "of_a_cluster", "-p", "no:xdist", "-p", "no:randomly")
-    result.assert_outcomes(passed=7, failed=0, errors=4, warnings=1)
+    result.assert_outcomes(passed=7, failed=2, errors=4, warnings=3)
+    assert result.stdout.str().count("pytest_elastic_launch_finished raised Skipped: not here") == 2
     what = "pytest_elastic_configure_launch"
     text = result.stdout.str()
     assert f"{what} has no argument 'nprok' (did you mean nproc?); allowed are" in text

@@ -159,6 +159,13 @@ def test_a_launch_sees_the_devices_that_it_got_and_no_others() -> None:
     assert order == DeviceOrder(kind="cuda", variable="CUDA_VISIBLE_DEVICES", visible=("2,0", "2,0"))
 
 
+@pytest.mark.parametrize("ids", [("a",), ("a", "a", "b", "c"), ()])
+def test_ids_that_tell_nothing_apart_are_not_used(ids: tuple[str, ...]) -> None:
+    spec = make_spec("marker elastic", {"nproc": 2, "device": "cuda"}, {})
+    survey = Survey(kind="cuda", private="npu", counts={"cuda": 4}, ids={"cuda": ids})
+    assert Devices(lambda environ: survey).place(spec, {}, nodes=1).wanted == (("0", "1", "2", "3"), 2)
+
+
 def test_devices_that_nothing_can_hide_belong_to_one_launch_at_a_time() -> None:
     spec = make_spec("marker elastic", {"nproc": 1, "device": "mtia"}, {})
     placement = Devices(Machine("mtia", mtia=4)).place(spec, {}, nodes=1)
@@ -189,17 +196,21 @@ def test_a_plugin_may_choose_the_device_of_each_rank() -> None:
 @pytest.mark.parametrize(
     ("machine", "kind", "chosen", "text"),
     [
-        (TWO, "cuda", ["0"], "got ('0',), expected 2 of 0, 1"),
-        (TWO, "cuda", ["0", "7"], "got ('0', '7'), expected 2 of 0, 1"),
+        (TWO, "cuda", ["0"], "got ['0'], expected a list of 2, each one of '0', '1'"),
+        (TWO, "cuda", ["0", "7"], "got ['0', '7'], expected a list of 2, each one of '0', '1'"),
+        (TWO, "cuda", [0, 1], "got [0, 1], expected a list of 2, each one of '0', '1'"),
+        (TWO, "cuda", "01", "got '01', expected a list of 2, each one of '0', '1'"),
+        (TWO, "cuda", 5, "got 5, expected a list of 2, each one of '0', '1'"),
+        (TWO, "cuda", [["0"], ["1"]], "got [['0'], ['1']], expected a list of 2, each one of '0', '1'"),
         (
             Machine("mtia", mtia=2),
             "mtia",
             ["1", "0"],
-            "got ('1', '0'), but no environment variable is known that hides ",
+            "got ['1', '0'], but no environment variable is known that hides ",
         ),
     ],
 )
-def test_a_choice_of_devices_that_are_not_there(machine: Machine, kind: str, chosen: list[str], text: str) -> None:
+def test_a_choice_of_devices_that_are_not_there(machine: Machine, kind: str, chosen: Any, text: str) -> None:
     spec = make_spec("marker elastic", {"device": kind}, {})
     with pytest.raises(ArgumentError) as error:
         Devices(machine).place(spec, {}, nodes=1, choose=lambda *_: chosen)

@@ -103,13 +103,47 @@ def test_a_process_that_works_does_not_wait_for_more(tmp_path: Path) -> None:
     foreign = take(others, devices(machine, 1))
     device_lease, cpu_lease = take(mine, devices(machine, 3), cpus(run, 2))
     assert device_lease.names == ("cuda-3", "cuda-0", "cuda-1")
-    assert not cpu_lease.held
-    device_lease.release()
-    assert outer[0].held
+    assert cpu_lease.names == ("cpu-0", "cpu-1")
     with pytest.raises(SlotError, match=r"^needs 4 cuda devices, which others have had for 0 s$"):
         take(mine, devices(machine, 4), timeout=0.0)
-    for lease in (*outer, *foreign, cpu_lease):
+    for lease in (*outer, *foreign):
         lease.release()
+    # What two launches share is nobody else's until both are over.
+    assert now(Slots(), cpus(run, 1)) is None
+    [free] = now(Slots(), devices(machine, 1)) or []
+    assert free.names == ("cuda-2",)
+    for lease in (free, device_lease, cpu_lease):
+        lease.release()
+    for directory in ("run", "machine"):
+        assert [path.name for path in (tmp_path / directory).iterdir()] == ["guard"]
+
+
+def test_launches_share_evenly_what_their_test_has(tmp_path: Path) -> None:
+    machine, mine = Pool(tmp_path / "machine"), Slots()
+    leases = [take(mine, devices(machine, 1))[0] for _ in range(6)]
+    assert [lease.names[0] for lease in leases] == ["cuda-0", "cuda-1", "cuda-2", "cuda-3", "cuda-0", "cuda-1"]
+    for lease in leases:
+        lease.release()
+
+
+def test_who_waits_holds_up_those_only_who_want_the_same(tmp_path: Path) -> None:
+    run, machine = Pool(tmp_path / "run"), Pool(tmp_path / "machine")
+    [held] = take(Slots(), devices(machine, 1, of=1))
+    waiter = Waiter(devices(machine, 1, of=1), cpus(run, 2))
+    others = Want(pool=machine, names=("cuda-7",), number=1, what="cuda devices")
+    leases = now(Slots(), others, cpus(run, 2))
+    assert leases is not None
+    assert now(Slots(), devices(machine, 2)) is None
+    for lease in (*leases, held):
+        lease.release()
+    waiter.join()
+    for lease in waiter.leases:
+        lease.release()
+
+
+def test_more_than_there_are_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SlotError, match=r"^needs 5 cuda devices, of which there are 4$"):
+        take(Slots(), devices(Pool(tmp_path / "machine"), 5))
 
 
 def test_what_is_idle_is_given_back_before_anybody_waits(tmp_path: Path) -> None:
