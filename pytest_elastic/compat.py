@@ -37,6 +37,7 @@ __all__ = [
     "ReprFileLocation",
     "ReprTraceback",
     "Xfail",
+    "breakpoints_passed_over",
     "capture_nothing",
     "column",
     "configure",
@@ -157,6 +158,36 @@ def wrap_debugger(
     debugger._init_pdb = staticmethod(init_pdb)
     debugger._get_pdb_wrapper_class = staticmethod(make_class)
     debugger._wrapped_pdb_cls = None
+
+
+@contextmanager
+def breakpoints_passed_over(otherwise: Callable[[], Any]) -> Iterator[None]:
+    """Have ``breakpoint()``, ``pdb.set_trace()`` and ``pytest.set_trace()`` do nothing, for a while.
+
+    Args:
+        otherwise: Makes what takes the place of a debugger.
+    """
+    import pdb
+
+    debugger: Any = pytestPDB
+    begin, hook = vars(debugger)["_init_pdb"], sys.breakpointhook
+
+    def pass_over(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    def init_pdb(method: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001
+        return otherwise()
+
+    # As pytest does when it is configured; conftests are imported before that, and may keep what they find.
+    pdb.set_trace = debugger.set_trace
+    debugger._init_pdb = staticmethod(init_pdb)
+    sys.breakpointhook = pass_over
+    try:
+        yield
+    finally:
+        debugger._init_pdb = begin
+        if sys.breakpointhook is pass_over:  # a conftest may have its own
+            sys.breakpointhook = hook
 
 
 def debug_failure(node: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException], report: pytest.TestReport) -> None:

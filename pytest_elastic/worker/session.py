@@ -17,6 +17,7 @@ from pytest_elastic import compat
 from pytest_elastic.messages import ItemOrder, SessionOrder
 from pytest_elastic.roles import Role
 from pytest_elastic.worker.collecting import Collecting
+from pytest_elastic.worker.debugger import NoDebugger
 from pytest_elastic.worker.differences import SWITCHED_OFF, Differences
 from pytest_elastic.worker.examples import ExamplesTogether
 from pytest_elastic.worker.interaction import Interaction
@@ -83,7 +84,8 @@ class RankSession:
         """
         differences = Differences(role, order.workerinput, order.blocked)
         collecting = Collecting()
-        with _surroundings(order):
+        # Whoever wants to stop there has done so in the controller, and this process may have no terminal to lend.
+        with _surroundings(order), compat.breakpoints_passed_over(NoDebugger):
             config = compat.prepare_config(list(order.args), plugins=[differences, collecting, *order.plugins])
             vars(config.option).update(_loaded(order.options))
             vars(config.option).update(SWITCHED_OFF)

@@ -144,11 +144,18 @@ def test_launches(elastic_launch, tmp_path):
 def test_plain():
     print("captured as ever")
     assert 0
+
+breakpoint()
 """
 
 
-def test_breakpoints(terminal: Any) -> None:
+def test_breakpoints(terminal: Any, tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("import pdb\n\ndef pytest_collection_modifyitems():\n    pdb.set_trace()\n")
     session = terminal(BREAKPOINTS, "--elastic-pdb-rank=1", "--tb=short")
+    # Once in this process, and never again where the test file is collected for ranks.
+    for _ in range(2):
+        session.expect(r">>>> PDB set_trace \(IO-capturing turned off\) >>>>", PROMPT)
+        session.child.sendline("c")
     session.expect(r">>>> PDB set_trace \[rank 1\] >>>>", "-> total = ", PROMPT)
     assert "41" in session.tell("p mine")
     session.child.sendintr()
