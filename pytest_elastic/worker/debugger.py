@@ -109,10 +109,18 @@ def use_in_function(terminal: RankTerminal) -> None:
     def set_trace(**kwargs: Any) -> None:
         _set_trace(terminal, sys._getframe().f_back, **kwargs)
 
+    class BeginsHere:
+        """Takes the place of pytest's debugger, whose ``set_trace`` a test file may have had from pdb by that name."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002 (called as pytest's)
+            self._kwargs = kwargs
+
+        def set_trace(self, frame: FrameType | None) -> None:
+            _set_trace(terminal, frame, **self._kwargs)
+
     sys.breakpointhook = hook
     when_imported("pdb", lambda module: setattr(module, "set_trace", set_trace))
-    if "pytest" in sys.modules:
-        sys.modules["pytest"].set_trace = set_trace  # type: ignore[attr-defined]
+    when_imported("_pytest.debugging", lambda module: setattr(module.pytestPDB, "_init_pdb", BeginsHere))
 
 
 def _set_trace(terminal: RankTerminal, frame: FrameType | None, **kwargs: Any) -> None:

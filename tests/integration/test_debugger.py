@@ -107,7 +107,7 @@ BREAKPOINTS = """
 import os, pdb, threading, time
 import pytest
 import torch, torch.distributed as dist
-
+from pdb import set_trace
 def spin():
     end = time.monotonic() + 60
     while time.monotonic() < end:
@@ -133,7 +133,7 @@ def test_is_kept(number):
 
 def double(x):
     y = 2 * x
-    breakpoint()
+    set_trace()
     return y
 
 def test_launches(elastic_launch, tmp_path):
