@@ -265,6 +265,12 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         del item.stash[LIMIT]
 
 
+def stand_still(config: pytest.Config, still: bool) -> None:
+    """Have deadlines of launches stand still while a person is in a debugger of this process, or go on."""
+    if RUN in config.stash and role(config) == "controller":
+        run_of(config).stand_still(still)
+
+
 def take_limit(item: pytest.Item, settings: Any) -> bool | None:
     """Take a limit that pytest-timeout sets to a test on ranks; ``None`` leaves it to its own timer."""
     if not isinstance(item, pytest.Item) or "pytest_elastic.controller.time_limit" not in sys.modules:

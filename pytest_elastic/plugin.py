@@ -136,6 +136,16 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector, call: pytest
         detection.after_failure(node, call.excinfo.value)
 
 
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Stop the deadlines of launches while a person is in a debugger of this process."""
+    detection.stand_still(config, True)
+
+
+def pytest_leave_pdb(config: pytest.Config) -> None:
+    """Have the deadlines of launches go on."""
+    detection.stand_still(config, False)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the ranks that are kept; take note that reports are told in the summary from here on."""

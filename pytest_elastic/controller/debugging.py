@@ -79,6 +79,8 @@ class Debugging:
         self._errand = errand
         self._do = do
         self.quits = False
+        self._elsewhere = False
+        self._holds = False
         self.begin()
 
     def begin(self) -> None:
@@ -94,7 +96,6 @@ class Debugging:
         self._told: set[str] = set()
         self._sent_on: dict[str, list[_Asker]] = {}
         self._debugged: RankId | None = None
-        self._stand = False
 
     @property
     def had_failure(self) -> bool:
@@ -152,6 +153,11 @@ class Debugging:
                 "first to ask is debugged"
             )
             self._chosen, self._explicit = None, False
+
+    def stand_still(self, still: bool) -> None:
+        """Take note of whether a person is in a debugger of the pytest process; agents go on meanwhile."""
+        self._elsewhere = still
+        self._set_clocks()
 
     # --- who gets it ---
 
@@ -304,15 +310,17 @@ class Debugging:
 
     def _set_clocks(self) -> None:
         """Have the clocks stand still while a rank has the terminal, or has failed and waits for it."""
-        stand = self._holder is not None or not all(asker.at_breakpoint for asker in self._asking)
-        if stand is self._stand:
-            return
-        self._stand = stand
-        if stand:
+        holds = self._holder is not None or not all(asker.at_breakpoint for asker in self._asking)
+        if holds or self._elsewhere:
             self._clocks.pause()
-            self._hold.touch()
         else:
             self._clocks.resume()
+        if holds is self._holds:
+            return
+        self._holds = holds
+        if holds:
+            self._hold.touch()
+        else:
             self._hold.unlink(missing_ok=True)
 
     def _tell(self, line: str) -> None:

@@ -62,6 +62,7 @@ class Launch:
         self.plan: Final = plan
         self.rests = False
         self.fit = True
+        self._stands = False
         self._last = not plan.kept
         self._timeout = plan.timeout
 
@@ -119,9 +120,12 @@ class Launch:
         __tracebackhide__ = True
         deadline = math.inf if timeout is None else clock.monotonic() - self._supervisor.stood_for + timeout
         try:
+            # A debugger of this process may have been left otherwise than by "continue".
+            self.stand_still(False)
             while (errand := self._next_errand(reached, deadline)) is not None:
                 self._progress.wipe()
                 errand()
+                self.stand_still(False)
         except BaseException as error:
             # A person who presses Ctrl-C does not wait for stacks; a time-out of another plugin is to have them.
             self.close(stacks=isinstance(error, (Exception, pytest.fail.Exception)))
@@ -152,6 +156,13 @@ class Launch:
             finally:
                 supervisor.awaited.remove(is_enough)
             return supervisor.errands.popleft() if supervisor.errands else None
+
+    def stand_still(self, still: bool) -> None:
+        """Have the clocks stand still while a person is in a debugger of this process, or go on."""
+        if still is not self._stands and threading.current_thread() is not self._thread:
+            self._stands = still
+            with contextlib.suppress(ElasticError):  # it is over
+                self._supervisor.actions.do(lambda: self._supervisor.debugging.stand_still(still))
 
     def close(self, *, stacks: bool = False) -> None:
         """End whatever is left of the launch, and wait until nothing is.

@@ -88,6 +88,7 @@ class ElasticRun:
         self._ending: threading.Thread | None = None
         self._occurrences: dict[pytest.Item, int] | None = None
         self._orders: dict[tuple[str, ...], SessionOrder] = {}
+        self._launches: set[Launch] = set()
         self._devices = Devices(self._find_devices)
         self._terminal = Terminal(config, given["pdb_rank"].value if "pdb_rank" in given else None)
         self.modules: dict[str, str] = {}
@@ -423,8 +424,16 @@ class ElasticRun:
             )
             # One that finds its server unfit is started once more, from another.
             over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())
+            over.callback(self._launches.discard, launch)
+            self._launches.add(launch)
             launch.start(over.pop_all().close, test=test, held_open=held_open)
         return launch
+
+    def stand_still(self, still: bool) -> None:
+        """Have the clocks of all launches stand still while a person is in a debugger of this process, or go on."""
+        if os.getpid() == self._owner:
+            for launch in list(self._launches):
+                launch.stand_still(still)
 
     def _take_turn(self, plan: LaunchPlan) -> Callable[[], object]:
         """Wait until no other inline agent runs: each changes this process. Return what ends the turn."""

@@ -105,7 +105,7 @@ def terminal(tmp_path: Path) -> Iterator[Any]:
 
 BREAKPOINTS = """
 import os, pdb, threading, time
-import pytest
+import pytest, pytest_elastic
 import torch, torch.distributed as dist
 from pdb import set_trace
 def spin():
@@ -140,6 +140,27 @@ def test_launches(elastic_launch, tmp_path):
     assert elastic_launch(double, 4, nproc=2) == {0: 8, 1: 8}
     (tmp_path / "script.py").write_text("z = 3\\nbreakpoint()\\nprint('z', z)\\n")
     assert elastic_launch(tmp_path / "script.py", nproc=1).stdout[0] == "z 3\\n"
+
+@pytest_elastic.controller_fixture
+def slow():
+    breakpoint()
+    return 9
+
+@pytest.mark.elastic(nproc=2, timeout=3)
+def test_asks(request):
+    assert request.getfixturevalue("slow") == 9
+
+def say():
+    print("here", flush=True)
+    threading.Event().wait()
+
+def test_goes_on_beside(elastic_launch):
+    with elastic_launch.start(say, nproc=1, timeout=3) as run:
+        run.wait_for_output("here")
+        breakpoint()
+        assert run.ranks[0].state == "RUNNING"
+        with pytest.raises(pytest_elastic.ElasticTimeoutError):
+            run.wait()
 
 def test_plain():
     print("captured as ever")
@@ -195,10 +216,15 @@ def test_breakpoints(terminal: Any, tmp_path: Path) -> None:
     session.expect(r">>>> PDB set_trace \[rank 0\] >>>>", PROMPT)
     assert "3\r\n" in session.tell("p z")
     session.child.sendline("c")
+    # In the pytest process, and longer than the deadline of the ranks that wait for it, or run beside it.
+    for _ in range(2):
+        session.expect(r">>>> PDB set_trace \(IO-capturing turned off\) >>>>", PROMPT)
+        assert "slept" in session.tell("time.sleep(4); print('slept')")
+        session.child.sendline("c")
     rest, exitcode = session.end()
     assert "Captured stdout call" in rest
     assert "captured as ever" in rest
-    assert "1 failed, 4 passed" in rest
+    assert "1 failed, 6 passed" in rest
     assert exitcode == 1
 
 
