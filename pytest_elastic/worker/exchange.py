@@ -30,6 +30,8 @@ from pytest_elastic.refusal import raise_refusal
 from pytest_elastic.worker.function import UnsendableValueError
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LOOK: Final = 0.2
+"""Seconds after which a rank that does not wait for ever looks whether another one is debugged."""
 
 
 class Exchange:
@@ -38,6 +40,7 @@ class Exchange:
     Args:
         me: Which rank it is.
         outbox: Its connection.
+        hold: A file that is there while a person debugs a rank.
 
     Attributes:
         shared: Directory that all ranks of the test have in common.
@@ -45,8 +48,9 @@ class Exchange:
         interrupted: Name of a call whose answer nobody has taken, or an empty text.
     """
 
-    def __init__(self, me: RankId, outbox: Outbox) -> None:
+    def __init__(self, me: RankId, outbox: Outbox, hold: Path) -> None:
         self.me: Final = me
+        self._hold = hold
         self.shared = Path()
         self.period: Period = "test"
         self._outbox = outbox
@@ -69,7 +73,8 @@ class Exchange:
         Args:
             what: Name of the call.
             value: The value.
-            patience: Seconds to wait for the others at most; ``None`` for as long as the test may take.
+            patience: Seconds to wait for the others at most, without those in which a person debugs one of them;
+                ``None`` for as long as the test may take.
 
         Raises:
             TimeoutError: The others have not come in that time.
@@ -148,7 +153,7 @@ class Exchange:
         self._number += 1
         try:
             self._outbox.send(RankAsks(id=self.me, number=self._number, what=what))
-            heard = patience is None or self._outbox.hears_within(patience)
+            heard = patience is None or self._hears_within(patience)
             good, data = self._answer() if heard else (False, b"")
         except (OSError, EOFError) as error:
             self.interrupted = who
@@ -162,6 +167,16 @@ class Exchange:
         if not good:
             raise_refusal(data)
         return data
+
+    def _hears_within(self, patience: float) -> bool:
+        left = patience
+        while left > 0:
+            some = min(left, _LOOK)
+            if self._outbox.hears_within(some):
+                return True
+            if not self._hold.exists():
+                left -= some
+        return False
 
     def _answer(self) -> tuple[bool, bytes]:
         while True:

@@ -14,7 +14,7 @@ from pytest_elastic import clock, compat
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.hookspecs import RankContext
-from pytest_elastic.messages import ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
+from pytest_elastic.messages import HOLD, ItemOrder, NoMoreTests, RankFinished, RankOrder, SessionOrder, TearDown
 from pytest_elastic.roles import GROUP, RANK, ROLE
 from pytest_elastic.worker import server_state
 from pytest_elastic.worker.debugger import stop_tracing
@@ -216,7 +216,7 @@ class RankTests:
         config.stash[RANK] = self._me.id
         config.stash[GROUP] = self._group
         plugins = session.plugins
-        plugins.progress.bind(config, self._me.id, self._outbox)
+        plugins.progress.bind(config, self._me.id, self._outbox, self._me.order.with_name(HOLD))
         plugins.group.make = self._make_group
         plugins.runner.bind(self._me, self._outbox, self._group, self._stop, self._measurement)
         plugins.interaction.bind(config, self._me.directory, self._terminal, self._stop)

@@ -63,9 +63,9 @@ class Progress:
     def __init__(self) -> None:
         self._in_phase = False
 
-    def bind(self, config: pytest.Config, me: RankId, outbox: Outbox) -> None:
+    def bind(self, config: pytest.Config, me: RankId, outbox: Outbox, hold: Path) -> None:
         """Connect a rank's session with the controller, before its first test runs."""
-        self._exchange = config.stash[EXCHANGE] = Exchange(me, outbox)
+        self._exchange = config.stash[EXCHANGE] = Exchange(me, outbox, hold)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:

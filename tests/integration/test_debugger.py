@@ -105,7 +105,7 @@ def terminal(tmp_path: Path) -> Iterator[Any]:
 
 BREAKPOINTS = """
 import os, pdb, threading, time
-import pytest, pytest_elastic
+import hypothesis, pytest, pytest_elastic
 import torch, torch.distributed as dist
 from pdb import set_trace
 def spin():
@@ -161,6 +161,17 @@ def test_goes_on_beside(elastic_launch):
         assert run.ranks[0].state == "RUNNING"
         with pytest.raises(pytest_elastic.ElasticTimeoutError):
             run.wait()
+
+visits = []
+
+@pytest.mark.elastic(nproc=2)
+@hypothesis.settings(database=None)
+@hypothesis.given(hypothesis.strategies.just(1))
+def test_example(rank, x):
+    visits.append(x)
+    if rank == 1 and len(visits) == 1:
+        breakpoint()
+    assert rank == 1
 
 def test_plain():
     print("captured as ever")
@@ -221,10 +232,15 @@ def test_breakpoints(terminal: Any, tmp_path: Path) -> None:
         session.expect(r">>>> PDB set_trace \(IO-capturing turned off\) >>>>", PROMPT)
         assert "slept" in session.tell("time.sleep(4); print('slept')")
         session.child.sendline("c")
+    # Rank 0 has failed the example, and waits for longer than its patience.
+    session.expect(r">>>> PDB set_trace \[rank 1\] >>>>", PROMPT)
+    assert "slept" in session.tell("time.sleep(3); print('slept')")
+    session.child.sendline("c")
     rest, exitcode = session.end()
+    assert "not shrunk" not in rest
     assert "Captured stdout call" in rest
     assert "captured as ever" in rest
-    assert "1 failed, 6 passed" in rest
+    assert "2 failed, 6 passed" in rest
     assert exitcode == 1
 
 
