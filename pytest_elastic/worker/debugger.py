@@ -118,9 +118,33 @@ def use_in_function(terminal: RankTerminal) -> None:
         def set_trace(self, frame: FrameType | None) -> None:
             _set_trace(terminal, frame, **self._kwargs)
 
+    def prepare(pdb: Any) -> None:
+        pdb.set_trace = set_trace
+        lend_to_post_mortem(terminal, pdb)
+
     sys.breakpointhook = hook
-    when_imported("pdb", lambda module: setattr(module, "set_trace", set_trace))
+    when_imported("pdb", prepare)
     when_imported("_pytest.debugging", lambda module: setattr(module.pytestPDB, "_init_pdb", BeginsHere))
+
+
+def lend_to_post_mortem(terminal: RankTerminal, pdb: Any) -> None:
+    """Have ``pdb.post_mortem()`` use the person's terminal.
+
+    Args:
+        terminal: The terminal.
+        pdb: The module.
+    """
+    begin = pdb.post_mortem
+
+    def post_mortem(*args: Any, **kwargs: Any) -> None:
+        if terminal.take("breakpoint", place_of(sys._getframe().f_back)):
+            _rule(header(terminal, "PDB post_mortem"))
+            try:
+                begin(*args, **kwargs)
+            finally:
+                terminal.give_back()
+
+    pdb.post_mortem = post_mortem
 
 
 def _set_trace(terminal: RankTerminal, frame: FrameType | None, **kwargs: Any) -> None:

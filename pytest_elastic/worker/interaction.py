@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pdb
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_elastic import compat
-from pytest_elastic.worker.debugger import NoDebugger, ask, attach, header
+from pytest_elastic.worker.debugger import NoDebugger, ask, attach, header, lend_to_post_mortem
 from pytest_elastic.worker.failure import place_of
 from pytest_elastic.worker.runner import written_so_far
 from pytest_elastic.worker.stopping import Stop
@@ -49,6 +50,7 @@ class Interaction:
                 otherwise=NoDebugger,
                 attach=partial(attach, terminal=terminal),
             )
+            lend_to_post_mortem(terminal, pdb)
         self._directory, self._terminal, self._stop = directory, terminal, stop
         terminal.suspend = partial(compat.suspend_capture, config)
         terminal.resume = partial(compat.resume_capture, config)

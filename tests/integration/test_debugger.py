@@ -138,7 +138,10 @@ def double(x):
 
 def test_launches(elastic_launch, tmp_path):
     assert elastic_launch(double, 4, nproc=2) == {0: 8, 1: 8}
-    (tmp_path / "script.py").write_text("z = 3\\nbreakpoint()\\nprint('z', z)\\n")
+    (tmp_path / "script.py").write_text(
+        "try:\\n    1 / 0\\nexcept ArithmeticError:\\n    import pdb; pdb.post_mortem()\\n"
+        "z = 3\\nbreakpoint()\\nprint('z', z)\\n"
+    )
     assert elastic_launch(tmp_path / "script.py", nproc=1).stdout[0] == "z 3\\n"
 
 @pytest_elastic.controller_fixture
@@ -224,6 +227,8 @@ def test_breakpoints(terminal: Any, tmp_path: Path) -> None:
     assert "8\r\n" in session.tell("p y")
     session.child.sendline("c")
     session.expect(r"this launch has rank 0 only; the first to ask is debugged")
+    session.expect(r">>>> PDB post_mortem \[rank 0\] >>>>", "-> 1 / 0", PROMPT)
+    session.child.sendline("q")
     session.expect(r">>>> PDB set_trace \[rank 0\] >>>>", PROMPT)
     assert "3\r\n" in session.tell("p z")
     session.child.sendline("c")
@@ -389,14 +394,17 @@ def wait_for(process: psutil.Process, status: str) -> bool:
 
 
 PIPED = """
-import pytest
+import pdb, pytest
 
 @pytest.mark.elastic(nproc=2, timeout=20)
 def test_reads():
     a = 1
     breakpoint()
     breakpoint()
-    a = 2
+    try:
+        a = 1 / 0
+    except ZeroDivisionError:
+        pdb.post_mortem()
 
 def stop():
     breakpoint()
@@ -422,9 +430,10 @@ def run(directory: Path, source: str, *arguments: str, **keywords: Any) -> str:
 
 
 def test_commands_come_from_a_pipe_until_it_ends(tmp_path: Path) -> None:
-    text = run(tmp_path, PIPED, "--tb=line", input="p a + 10\nc\np a + 20\nc\n")
+    text = run(tmp_path, PIPED, "--tb=line", input="p a + 10\nc\np a + 20\nc\np a + 30\nc\n")
     assert "(Pdb) 11\n" in text
     assert "(Pdb) 21\n" in text
+    assert "(Pdb) 31\n" in text
     assert "[rank 0] BdbQuit" in text
     assert "1 failed, 2 passed" in text
 
