@@ -231,8 +231,8 @@ def test_dies(snapshot, rank):
 """,
         test_plain="def test_plain(snapshot): assert 'plain' == snapshot\n",
     )
-    options = ["-p", "syrupy", "-p", "no:xdist", "--tb=short"]
-    update = run(pytester, *options, "--snapshot-update")
+    options = ["-p", "syrupy", "--tb=short"]
+    update = run(pytester, *options, "-p", "no:xdist", "--snapshot-update")
     update.assert_outcomes(passed=5, errors=1)
     update.stdout.fnmatch_lines(
         "snapshot 'test_differs' was not written, since the ranks differ in it: rank 0: 0; rank 1: 1 (*"
@@ -251,11 +251,12 @@ def test_dies(snapshot, rank):
 
     monkeypatch.setenv("DIES", "1")
     monkeypatch.setenv("SECOND", "another")
-    compare = run(pytester, *options)
+    compare = run(pytester, *options, "-p", "xdist", "-n2")
     compare.assert_outcomes(passed=2, failed=2, skipped=1)
     compare.stdout.fnmatch_lines("rank ? of 2 failed first, *assert ?+ received? == ?- snapshot? (rank ? failed alike)")
     compare.stdout.fnmatch_lines(["E*- 'second'", "E*+ 'another'"])
-    # Nothing is unused, and would be deleted, not even what a rank that died had no time to use.
+    # Nothing is unused, and would be deleted, not even what a rank that died had no time to use. For the worker that
+    # did not run that test it has not run.
     compare.stdout.fnmatch_lines("1 snapshot failed. 5 snapshots passed.")
     assert "unused" not in compare.stdout.str()
 

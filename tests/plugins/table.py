@@ -152,7 +152,7 @@ RUNNING = (
 COMPARING = (
     Row(
         name="syrupy",
-        works="ranks compare with the snapshots; `--snapshot-update` writes each once and deletes none that ranks use, or had no time to use because they died; the summary counts each once",
+        works="ranks compare with the snapshots; `--snapshot-update` writes each once and deletes none that ranks use, or had no time to use because they died or were ended, with `-n` too; the summary counts each once",
         differs="a snapshot that is to be written and differs from rank to rank is an error, and not written: give it a name by `snapshot(name=...)`",
         tests=(f"{_OTHER}::test_snapshots_of_syrupy_are_written_once",),
     ),
