@@ -125,12 +125,12 @@ RUNNING = (
     ),
     Row(
         name="pytest-asyncio",
-        works="async tests and fixtures, each rank with its own loop",
+        works="async tests and fixtures, each rank with its own loop; `@given` on an async test keeps ranks together",
         tests=(f"{_SESSION}::test_asynchronous_tests",),
     ),
     Row(
         name="anyio",
-        works="async tests and fixtures, each rank with its own loop",
+        works="async tests and fixtures, each rank with its own loop; `@given` on an async test keeps ranks together",
         tests=(f"{_SESSION}::test_asynchronous_tests",),
     ),
     Row(
