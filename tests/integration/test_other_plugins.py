@@ -36,7 +36,10 @@ started = time.monotonic()
 pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 
 @pytest.fixture
-def slow(): time.sleep(1.7)
+def slow():
+    time.sleep(1.7)
+    yield
+    time.sleep(1.7)
 
 @pytest.fixture(scope="session", params=[0])
 def of_session(request):
