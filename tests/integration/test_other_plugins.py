@@ -99,7 +99,7 @@ def test_limits_of_pytest_timeout_are_deadlines(pytester: pytest.Pytester, monke
 
 
 EXAMPLES = """
-from hypothesis import assume, example, given, settings, strategies as st
+from hypothesis import assume, example, given, settings, strategies as st, target
 
 pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 drawn = {}
@@ -163,7 +163,9 @@ def test_own_deadline(n, rank): time.sleep(0.6 if n + rank == 4 else 0)
 
 @pytest.mark.elastic(start_method="spawn")
 @given(n=st.integers(0, 10**6))
-def test_spawned(n, elastic_gather): assert elastic_gather(n) == [n, n]
+def test_spawned(n, rank, elastic_gather):
+    target(n if rank else -n)
+    assert elastic_gather(n) == [n, n]
 """
     )
     options = ["-p", "hypothesispytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
