@@ -147,6 +147,10 @@ def test_fails_before_a_collective(n, rank):
 @given(n=st.integers(0, 10**6))
 def test_fails_alike(n): assert n < 137
 
+@given(n=st.integers(0, 10**6))
+def test_exits(n, rank):
+    if n >= 137 and rank == 1: sys.exit(2)
+
 @pytest.mark.parametrize("number", [1])
 @given(n=st.integers(0, 100), data=st.data())
 def test_rejects(n, data, rank, number, elastic_gather):
@@ -170,7 +174,7 @@ def test_spawned(n, rank, elastic_gather):
     )
     options = ["-p", "hypothesispytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
     result = run(pytester, *options)
-    result.assert_outcomes(passed=4, failed=5)
+    result.assert_outcomes(passed=4, failed=6)
     first = drawn("draws")
     assert first[0] == first[1]
     assert len(first[0]) == 100
@@ -182,6 +186,7 @@ def test_spawned(n, rank, elastic_gather):
         assert shrunk.groups() == (name, "137")
     result.stdout.fnmatch_lines("rank 1 of 2 failed first, * (rank 0 did not fail that example by itself (collateral))")
     result.stdout.fnmatch_lines("rank ? of 2 failed first, *: assert 137 < 137 (rank ? failed alike)")
+    result.stdout.fnmatch_lines("FAILED test_it.py::test_exits - [[]rank 1[]] exited with code 2 *")
     lost = text.partition("_ test_fails_before_a_collective _")[2]
     assert re.match(r"_+\nrank 1 of 2 failed first, after [2-9]", lost)
     assert "(not shrunk: another rank had not ended this example 2 s later)" in lost
