@@ -81,7 +81,7 @@ TIME = (
     Row(
         name="pytest-timeout",
         works="marker, `--timeout`, ini key and `PYTEST_TIMEOUT` are deadlines of the launch, for each attempt anew; the smaller of this one and `timeout=` holds; `func_only` counts from the beginning of the call to its end on all ranks",
-        differs="the verdict is that of a deadline, with the stacks of all ranks; `method` does not matter: the session goes on. Its own timer holds while controller fixtures are set up, not while the launch waits for slots, and 15 s after the deadline of the launch. With `max_restarts`, `func_only` has one limit for all attempts, from the first call on, which holds in the teardown too if the last attempt fails",
+        differs="the verdict is that of a deadline, with the stacks of all ranks; `method` does not matter: the session goes on. Its own timer holds while controller fixtures are set up, not while the launch waits for slots, and 15 s after the deadline of the launch. At the beginning of a session a limit includes what the server still needs to import torch, which takes seconds: leave room for it. With `max_restarts`, `func_only` has one limit for all attempts, from the first call on, which holds in the teardown too if the last attempt fails",
         tests=(f"{_OTHER}::test_limits_of_pytest_timeout_are_deadlines",),
     ),
     Row(
