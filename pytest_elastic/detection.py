@@ -226,6 +226,7 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     from pytest_elastic.controller.examples import checked_in_ranks
     from pytest_elastic.controller.item import ElasticItem
     from pytest_elastic.controller.own_debugger import OwnDebugger
+    from pytest_elastic.controller.snapshots import spare_snapshots
     from pytest_elastic.controller.time_limit import LIMIT, TimeLimit
 
     own = OwnDebugger(item.config)
@@ -262,6 +263,7 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
             vars(item).pop(name, None)
         own.put_back()
         close_launch(item)
+        spare_snapshots(item)
         del item.stash[LIMIT]
 
 

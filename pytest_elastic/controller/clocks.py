@@ -21,6 +21,7 @@ class Clocks:
     def __init__(self, *, grace: float) -> None:
         self._grace = grace
         self._deadline = math.inf
+        self._after_call: float | None = None
         self._end = math.inf
         self._bereft = math.inf
         self._apart = math.inf
@@ -56,6 +57,7 @@ class Clocks:
             timeout: Seconds until it comes, or ``None`` for none.
         """
         self._deadline = math.inf if timeout is None else self._now() + min(timeout, _AGES)
+        self._after_call = None
 
     def rank_failed(self, world: str) -> None:
         """Note that a rank has failed: the others of its world get the grace time, counted from the first failure."""
@@ -92,6 +94,24 @@ class Clocks:
         later, self._deadline = self._deadline > earlier, min(self._deadline, earlier)
         return later
 
+    def limit_call(self, seconds: float) -> bool:
+        """Do as :meth:`shorten`, until the call is over."""
+        before = self._deadline
+        if not self.shorten(seconds):
+            return False
+        self._after_call = before
+        return True
+
+    @property
+    def limits_call(self) -> bool:
+        """The deadline is that of the call."""
+        return self._after_call is not None
+
+    def call_is_over(self) -> None:
+        """Have the deadline be the one that was there before the call."""
+        if self._after_call is not None:
+            self._deadline, self._after_call = self._after_call, None
+
     def patience(self) -> float | None:
         """Return the seconds until the next of these times, a day at most; ``None`` if there is none."""
         nearest = min(self._deadline, self._end, self._bereft, self._apart, *self._worlds.values(), math.inf)
@@ -103,7 +123,7 @@ class Clocks:
         """Tell, once, that the deadline has come."""
         if self._now() < self._deadline:
             return False
-        self._deadline = math.inf
+        self._deadline, self._after_call = math.inf, None
         return True
 
     def end_has_come(self) -> bool:

@@ -229,6 +229,8 @@ class ElasticItem:
             return False
 
         launch.wait_until(lambda: _all_done(world(), when) or in_trouble(world()))
+        if when == "call":
+            self._item.stash[LIMIT].call_ended()
         return not in_trouble(world()) and _all_done(world(), when) and not anybody_skipped(world())
 
     def _judge(self, launch: Launch) -> None:

@@ -185,15 +185,15 @@ class Launch:
         self._supervisor.actions.do(lambda: self._supervisor.begin_another_test(test))
         self._last, self._timeout, self.rests = test.order.kept == 0, test.timeout, False
 
-    def shorten(self, timeout: float, by: str) -> None:
-        """Have the deadline come in some seconds, unless it comes before.
+    def limit_call(self, timeout: float, by: str) -> None:
+        """Have the deadline come in some seconds, unless it comes before, until all ranks have ended their call.
 
         Args:
             timeout: The seconds.
             by: Who wants that, where it is another plugin.
         """
         with contextlib.suppress(ElasticError):  # it is over already
-            self._supervisor.actions.do(lambda: self._supervisor.shorten(timeout, by))
+            self._supervisor.actions.do(lambda: self._supervisor.limit_call(timeout, by))
 
     def wait_for_test(self) -> LaunchRecord:
         """Wait until the ranks have run their test: those that are kept then rest, the others have ended.

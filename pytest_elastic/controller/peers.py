@@ -159,6 +159,11 @@ def any_failed(reports: list[RankReport]) -> bool:
     return any(report.outcome == "failed" for report in reports)
 
 
+def has_ended_call(reports: list[RankReport]) -> bool:
+    """Tell whether the call of a rank's test is over, or there was none."""
+    return any(report.when in ("call", "teardown") and not report.subtest for report in reports)
+
+
 @dataclass(slots=True)
 class AgentState:
     """One agent."""

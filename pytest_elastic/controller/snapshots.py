@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _Key = tuple[str, str]
 """Location and name of a snapshot."""
+_COMPLETE: Final = pytest.StashKey[bool]()
 
 
 def take_snapshots(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
@@ -36,11 +37,25 @@ def take_snapshots(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
         return f"syrupy was not told of the snapshots of ranks: {type(error).__name__}: {error}"
 
 
+def spare_snapshots(item: pytest.Item) -> None:
+    """Have syrupy take a test for a skipped one if not all of its ranks could assert: it deletes no snapshot of these.
+
+    Called when pytest has reported the test, which syrupy listens to. Nothing less would do under pytest-xdist: for
+    another worker, which tells its part too, the test is one that has not run.
+    """
+    session: Any = getattr(item.config, "_syrupy", None)
+    if session is None or item.stash.get(_COMPLETE, False) or "snapshot" not in getattr(item, "fixturenames", ()):
+        return
+    from syrupy.session import ItemStatus
+
+    if item.nodeid in session._selected_items:
+        session._selected_items[item.nodeid] = ItemStatus.SKIPPED
+
+
 def _take(item: pytest.Item, session: Any, ranks: Sequence[RankRecord]) -> str:
     told = {rank.id.rank: found for rank in ranks if (found := _told_by(rank)) is not None}
-    if len(told) < len(ranks) or not ranks:
-        # A rank was gone, or stopped, before it could assert: what it would have used is not unused.
-        session._selected_items.pop(item.nodeid, None)
+    # A rank may be gone, or stopped, before it could assert: what it would have used is not unused.
+    item.stash[_COMPLETE] = bool(ranks) and len(told) == len(ranks)
     to_write: dict[_Key, dict[int, WrittenSnapshot]] = {}
     for rank, snapshots in told.items():
         for each in snapshots.written:

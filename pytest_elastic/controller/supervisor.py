@@ -22,7 +22,7 @@ from pytest_elastic.controller.debugging import Debugging
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
-from pytest_elastic.controller.peers import AgentState, RankState, kill_together
+from pytest_elastic.controller.peers import AgentState, RankState, has_ended_call, kill_together
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
@@ -127,6 +127,7 @@ class Supervisor:
         self._inline: InlineAgent | None = None
         self.timeout = plan.timeout
         self._timeout_by = ""
+        self._after_call = (self.timeout, self._timeout_by)
         self._timed_out = False
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
@@ -173,6 +174,27 @@ class Supervisor:
         """
         if self._clocks.shorten(timeout):
             self.timeout, self._timeout_by = timeout, by
+
+    def limit_call(self, timeout: float, by: str) -> None:
+        """Do as :meth:`shorten`, until all ranks have ended their call."""
+        before = self.timeout, self._timeout_by
+        if self._clocks.limit_call(timeout):
+            self._after_call = before
+            self.timeout, self._timeout_by = timeout, by
+
+    def _look_at_call(self) -> None:
+        if not self._clocks.limits_call:
+            return
+        ranks = self.roster.last_world()
+        if not ranks or len(ranks) < ranks[0].id.world_size:
+            return
+        again = self.plan.may_form_again
+        # What has failed is tried again, with no new limit of the call: this one is for all attempts.
+        if again and any(rank.bad() or rank.over() for rank in ranks):
+            return
+        if all(rank.over() or has_ended_call(rank.reports) for rank in ranks):
+            self._clocks.call_is_over()
+            self.timeout, self._timeout_by = self._after_call
 
     def start_clocks(self) -> None:
         """Count the deadline from now on."""
@@ -267,6 +289,7 @@ class Supervisor:
                 if self._inline is not None:
                     self._look_at_inline_agent(self._inline)
                 self.debugging.look()
+                self._look_at_call()
                 self._look_at_clocks()
                 self._hearing.deliver()
                 self.purpose.look(ending=self._killing_since is not None)

@@ -46,7 +46,7 @@ class TimeLimit:
         if not settings.func_only:
             return None
         if self._launch is not None:  # the call begins
-            self._launch.shorten(settings.timeout, SOURCE)
+            self._launch.limit_call(settings.timeout, SOURCE)
         self._set(settings.timeout + _LATER)
         return True
 
@@ -81,7 +81,12 @@ class TimeLimit:
     def call_begins(self) -> None:
         """Count from now on, where pytest is going to hear of the call only when it is over."""
         assert self._launch is not None
-        self._launch.shorten(compat.timeout_settings(self._item).timeout, SOURCE)
+        self._launch.limit_call(compat.timeout_settings(self._item).timeout, SOURCE)
+
+    def call_ended(self) -> None:
+        """Unset pytest-timeout's timer, which is set until pytest hears of the end: that may be after the teardown."""
+        if self._settings is not None and self._settings.func_only:
+            self._item.ihook.pytest_timeout_cancel_timer(item=self._item)
 
     def _counts(self) -> bool:
         return self._settings is not None and not self._settings.func_only

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +17,7 @@ from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.text import taken_along
-from pytest_elastic.report.verdict import agent_error, judge, not_preloaded
+from pytest_elastic.report.verdict import agent_error, judge, load_exception, not_preloaded
 
 When = Literal["setup", "call", "teardown"]
 PHASES: tuple[When, ...] = ("setup", "call", "teardown")
@@ -244,12 +243,18 @@ def cause_of(culprit: Culprit) -> str:
         return what_happened(culprit.rank, work="test")
     message = crash_message(culprit.report)
     if culprit.report.type == "SystemExit":
-        # What is no number is written to standard error, and the code is 1.
-        said = message.partition(": ")[2].strip()
-        code = str(int(said) & 0xFF) if re.fullmatch(r"-?\d+", said) else "1" if said not in ("", "None") else "0"
-        words = f": {shortened(said.splitlines()[0], _SHOWN)}" if code == "1" and said != "1" else ""
-        return f"exited with code {code} before the test ended{words}"
+        return _how_exited(culprit.report, message)
     return shortened(message.strip().partition("\n")[0], _SHOWN) or culprit.report.type
+
+
+def _how_exited(report: RankReport, message: str) -> str:
+    # Not by the message: notes may follow in it, such as hypothesis's.
+    error = load_exception(report.exception, report.type, "")
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return f"exited with code {int(error.code or 0) & 0xFF} before the test ended"
+    # What is no number is written to standard error, and the code is 1.
+    said = message.partition(": ")[2].strip().partition("\n")[0]
+    return "exited with code 1 before the test ended" + (f": {shortened(said, _SHOWN)}" if said else "")
 
 
 def describe_others(ranks: Sequence[RankRecord], culprit: Culprit | None) -> list[tuple[list[int], str, str]]:

@@ -12,7 +12,7 @@ import datetime
 import inspect
 import random
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -55,6 +55,9 @@ class ExamplesTogether:
 
     patience: float
 
+    def __init__(self) -> None:
+        self._function: _FunctionUnderGiven | None = None
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Run the test with the others."""
@@ -62,14 +65,22 @@ class ExamplesTogether:
         if not is_given(item):
             return (yield)
         error: BaseException | None = None
-        with _made_ready(item, self.patience):
+        with _made_ready(item, self.patience) as self._function:
             try:
                 return (yield)
             except BaseException as raised:
                 error = given_up(raised)
                 if error is None:
                     raise
+            finally:
+                self._function = None
         raise error
+
+    @pytest.hookimpl
+    def pytest_pyfunc_call(self) -> None:
+        """Take a function that was a coroutine: pytest-asyncio has wrapped it by now, and anyio, first in this hook."""
+        if self._function is not None:
+            self._function.replace()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -83,8 +94,36 @@ class ExamplesTogether:
         return report
 
 
+class _FunctionUnderGiven:
+    """The function under ``@given`` of a test, to be replaced by one that ranks run together.
+
+    Args:
+        item: The test.
+        make: Makes the replacement.
+    """
+
+    def __init__(self, item: pytest.Item, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._handle: Any = getattr(item.obj, "hypothesis", None)  # type: ignore[attr-defined]
+        self._before = getattr(self._handle, "inner_test", None)  # a state machine has none
+        self._make = make
+        self._replacement: Callable[..., Any] | None = None
+
+    def replace(self) -> None:
+        """Replace it, unless that is done, or it is a coroutine: one that no plugin has wrapped is refused."""
+        if self._before is None or self._replacement is not None:
+            return
+        now = self._handle.inner_test
+        if not inspect.iscoroutinefunction(now):
+            self._replacement = self._handle.inner_test = self._make(now)
+
+    def put_back(self) -> None:
+        """Have it be what it was in the beginning."""
+        if self._replacement is not None:
+            self._handle.inner_test = self._before
+
+
 @contextmanager
-def _made_ready(item: pytest.Item, patience: float) -> Iterator[None]:
+def _made_ready(item: pytest.Item, patience: float) -> Iterator[_FunctionUnderGiven]:
     """Change what hypothesis does with a test, for one run of it."""
     settings = settings_of(item)
     checks = ["too_slow"]
@@ -97,15 +136,15 @@ def _made_ready(item: pytest.Item, patience: float) -> Iterator[None]:
         database = changes["database"] = _overlay(settings.database)
     with ExitStack() as over:
         over.enter_context(changed_settings(item, **changes))
-        handle = getattr(item.obj, "hypothesis", None)  # type: ignore[attr-defined]
-        inner = getattr(handle, "inner_test", None)
-        # A state machine has no such function; one that is a coroutine, which no plugin has wrapped, is refused.
-        if handle is not None and inner is not None and not inspect.iscoroutinefunction(inner):
-            together = Together(item.config.stash[EXCHANGE], inner, patience, _own_deadline(settings))
-            handle.inner_test = together.wrapped()
-            over.callback(setattr, handle, "inner_test", inner)
+
+        def together(inner: Callable[..., Any]) -> Callable[..., Any]:
+            return Together(item.config.stash[EXCHANGE], inner, patience, _own_deadline(settings)).wrapped()
+
+        function = _FunctionUnderGiven(item, together)
+        over.callback(function.put_back)
+        function.replace()
         try:
-            yield
+            yield function
         finally:
             if database is not None:
                 item.stash[_CHANGES] = database.changes()

@@ -111,7 +111,7 @@ class Together:
         """Hear how the example went on the others; return what it is to be here, an exception or success."""
         if self._alone or not _is_of_example(error):
             return error
-        mine = _Outcome.of(error)
+        mine = _Outcome.of(error, _observations())
         try:
             outcomes = self.hypothesis_example_ended(mine)
         except TimeoutError:
@@ -123,6 +123,9 @@ class Together:
             self._alone = True
             # The rank that failed is at its end: there is nobody to shrink with.
             return GivenUp(self._peer) if self._peer is not None and mine.kind != "failed" else error
+        # They lead to the examples to come.
+        _observations().clear()
+        _observations().update(outcomes[0].observations)
         failed = [rank for rank, outcome in enumerate(outcomes) if outcome.kind == "failed"]
         failed = failed or [rank for rank, outcome in enumerate(outcomes) if outcome.kind == "collateral"]
         if not failed:
@@ -170,27 +173,38 @@ class _Outcome:
         kind: ``"passed"``, ``"rejected"`` (``assume``), ``"failed"``, or ``"collateral"``: it lost another rank.
         origin: Tells one failure from another, as hypothesis does.
         text: The failure in one line.
+        observations: What it gave to ``hypothesis.target()``, by label.
     """
 
-    def __init__(self, kind: str, origin: str = "", text: str = "") -> None:
+    def __init__(self, kind: str, origin: str, text: str, observations: dict[str, float]) -> None:
         self.kind: Final = kind
         self.origin: Final = origin
         self.text: Final = text
+        self.observations: Final = observations
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Outcome, (self.kind, self.origin, self.text)
+        return _Outcome, (self.kind, self.origin, self.text, self.observations)
 
     @classmethod
-    def of(cls, error: BaseException | None) -> _Outcome:
+    def of(cls, error: BaseException | None, observations: dict[str, float]) -> _Outcome:
         """Return the outcome of an example that has raised something, or nothing."""
         if error is None:
-            return cls("passed")
+            return cls("passed", "", "", dict(observations))
         if _is_control(error):
-            return cls("rejected")
+            return cls("rejected", "", "", dict(observations))
         from hypothesis.internal.escalation import InterestingOrigin
 
         kind = "collateral" if is_peer_loss(type_name(error), text_of(error)) else "failed"
-        return cls(kind, str(InterestingOrigin.from_exception(error)), one_line(type_name(error), text_of(error)))
+        origin = str(InterestingOrigin.from_exception(error))
+        return cls(kind, origin, one_line(type_name(error), text_of(error)), dict(observations))
+
+
+def _observations() -> dict[str, float]:
+    """Return what this example has given to ``hypothesis.target()`` so far: hypothesis's own, to be changed."""
+    from hypothesis.control import current_build_context
+
+    observations: dict[str, float] = current_build_context().data.target_observations
+    return observations
 
 
 def _is_control(error: BaseException) -> bool:

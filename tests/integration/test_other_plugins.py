@@ -36,7 +36,10 @@ started = time.monotonic()
 pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 
 @pytest.fixture
-def slow(): time.sleep(1.7)
+def slow():
+    time.sleep(1.7)
+    yield
+    time.sleep(1.7)
 
 @pytest.fixture(scope="session", params=[0])
 def of_session(request):
@@ -96,7 +99,7 @@ def test_limits_of_pytest_timeout_are_deadlines(pytester: pytest.Pytester, monke
 
 
 EXAMPLES = """
-from hypothesis import assume, example, given, settings, strategies as st
+from hypothesis import assume, example, given, settings, strategies as st, target
 
 pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 drawn = {}
@@ -144,6 +147,10 @@ def test_fails_before_a_collective(n, rank):
 @given(n=st.integers(0, 10**6))
 def test_fails_alike(n): assert n < 137
 
+@given(n=st.integers(0, 10**6))
+def test_exits(n, rank):
+    if n >= 137 and rank == 1: sys.exit(2)
+
 @pytest.mark.parametrize("number", [1])
 @given(n=st.integers(0, 100), data=st.data())
 def test_rejects(n, data, rank, number, elastic_gather):
@@ -160,12 +167,14 @@ def test_own_deadline(n, rank): time.sleep(0.6 if n + rank == 4 else 0)
 
 @pytest.mark.elastic(start_method="spawn")
 @given(n=st.integers(0, 10**6))
-def test_spawned(n, elastic_gather): assert elastic_gather(n) == [n, n]
+def test_spawned(n, rank, elastic_gather):
+    target(n if rank else -n)
+    assert elastic_gather(n) == [n, n]
 """
     )
     options = ["-p", "hypothesispytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
     result = run(pytester, *options)
-    result.assert_outcomes(passed=4, failed=5)
+    result.assert_outcomes(passed=4, failed=6)
     first = drawn("draws")
     assert first[0] == first[1]
     assert len(first[0]) == 100
@@ -177,6 +186,7 @@ def test_spawned(n, elastic_gather): assert elastic_gather(n) == [n, n]
         assert shrunk.groups() == (name, "137")
     result.stdout.fnmatch_lines("rank 1 of 2 failed first, * (rank 0 did not fail that example by itself (collateral))")
     result.stdout.fnmatch_lines("rank ? of 2 failed first, *: assert 137 < 137 (rank ? failed alike)")
+    result.stdout.fnmatch_lines("FAILED test_it.py::test_exits - [[]rank 1[]] exited with code 2 *")
     lost = text.partition("_ test_fails_before_a_collective _")[2]
     assert re.match(r"_+\nrank 1 of 2 failed first, after [2-9]", lost)
     assert "(not shrunk: another rank had not ended this example 2 s later)" in lost
@@ -231,8 +241,8 @@ def test_dies(snapshot, rank):
 """,
         test_plain="def test_plain(snapshot): assert 'plain' == snapshot\n",
     )
-    options = ["-p", "syrupy", "-p", "no:xdist", "--tb=short"]
-    update = run(pytester, *options, "--snapshot-update")
+    options = ["-p", "syrupy", "--tb=short"]
+    update = run(pytester, *options, "-p", "no:xdist", "--snapshot-update")
     update.assert_outcomes(passed=5, errors=1)
     update.stdout.fnmatch_lines(
         "snapshot 'test_differs' was not written, since the ranks differ in it: rank 0: 0; rank 1: 1 (*"
@@ -251,11 +261,12 @@ def test_dies(snapshot, rank):
 
     monkeypatch.setenv("DIES", "1")
     monkeypatch.setenv("SECOND", "another")
-    compare = run(pytester, *options)
+    compare = run(pytester, *options, "-p", "xdist", "-n2")
     compare.assert_outcomes(passed=2, failed=2, skipped=1)
     compare.stdout.fnmatch_lines("rank ? of 2 failed first, *assert ?+ received? == ?- snapshot? (rank ? failed alike)")
     compare.stdout.fnmatch_lines(["E*- 'second'", "E*+ 'another'"])
-    # Nothing is unused, and would be deleted, not even what a rank that died had no time to use.
+    # Nothing is unused, and would be deleted, not even what a rank that died had no time to use. For the worker that
+    # did not run that test it has not run.
     compare.stdout.fnmatch_lines("1 snapshot failed. 5 snapshots passed.")
     assert "unused" not in compare.stdout.str()
 

@@ -100,6 +100,7 @@ def test_asynchronous_tests(pytester: pytest.Pytester) -> None:
         + """
 import asyncio
 import pytest_asyncio
+from hypothesis import given, settings, strategies as st
 
 pytestmark = pytest.mark.elastic(nproc=2, timeout=60)
 
@@ -120,10 +121,19 @@ async def test_good(value, rank):
 async def test_bad(value):
     await asyncio.sleep(0)
     assert value != 1
+
+@pytest.mark.asyncio
+@settings(database=None)
+@given(n=st.integers(0, 10**6))
+async def test_given(n, rank, elastic_gather):
+    await asyncio.sleep(0)
+    assert n < 137 or rank != 1
+    assert elastic_gather(n) == [n, n]
 """,
         test_anyio=HEAD
         + """
 import anyio
+from hypothesis import given, settings, strategies as st
 
 pytestmark = [pytest.mark.elastic(nproc=2, timeout=60), pytest.mark.anyio]
 
@@ -139,10 +149,19 @@ async def test_good(value, rank): assert value == rank
 async def test_bad(value):
     await anyio.sleep(0)
     assert value != 1
+
+@settings(database=None)
+@given(n=st.integers(0, 10**6))
+async def test_given(n, rank, elastic_gather):
+    await anyio.sleep(0)
+    assert n < 137 or rank != 1
+    assert elastic_gather(n) == [n, n]
 """,
     )
-    result = run(pytester, "-p", "asyncio", "-p", "anyio", "-p", "no:xdist")
-    result.assert_outcomes(passed=2, failed=2)
+    result = run(pytester, "-p", "asyncio", "-p", "anyio", "-p", "hypothesispytest", "-p", "no:xdist")
+    result.assert_outcomes(passed=2, failed=4)
+    for name in ("asyncio", "anyio"):
+        result.stdout.fnmatch_lines(f"FAILED test_{name}.py::test_given - [[]rank 1[]] assert (137 < 137 or 1 != 1)")
     result.stdout.fnmatch_lines("FAILED test_asyncio.py::test_bad - [[]rank 1[]] assert 1 != 1")
     result.stdout.fnmatch_lines("FAILED test_anyio.py::test_bad - [[]rank 1[]] assert 1 != 1")
 

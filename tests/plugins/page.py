@@ -22,11 +22,13 @@ An example that fails on one rank counts as failed on all, one that `assume` rej
 So collectives inside of `@given` always meet the same example, and all ranks shrink together; the report is that of the rank that failed, with its falsifying example.
 
 - Where a rank fails while others wait for it in a collective, nothing can be tried again: their group is broken. The rank waits for them for `elastic_grace`, and then fails with the example that it has, which is not shrunk; the report says so. Calls of `elastic_gather` and `elastic_barrier` do not break, and shrink.
+- What a rank gives to `hypothesis.target()` is replaced by what rank 0 gives, at the end of the example: all ranks aim at the same.
 - The database is read by ranks and written by pytest itself, after the test: no rank sees what another one saves. A failing example of any rank is saved; one that passes again is dropped if it does on all.
 - The deadline of 200 ms that hypothesis has by itself does not hold, since ranks wait for each other. Another one that you set holds for each rank; what it takes to wait in a collective is included. The health check `too_slow` is off, for the same reason.
 - `elastic_gather` and `elastic_barrier` may be used in `@given` without a word to the health check of function-scoped fixtures.
 - Ranks that draw unlike each other go their own ways from there on: by `data.draw` under a condition that depends on the rank, or because one of them has imported modules of your project that others have not (hypothesis takes constants from them).
-- State machines (`RuleBasedStateMachine`) and functions that a test calls which have a `@given` of their own draw alike, but their ranks do not wait for each other.
+- State machines (`RuleBasedStateMachine`) and functions that a test on ranks calls which have a `@given` of their own draw alike, but their ranks do not wait for each other.
+- A `@given` in a function that `elastic_launch` runs draws on each rank for itself: give it a `@seed`, or `derandomize`, where ranks are to draw alike; they do not wait for each other there either.
 
 ## pytest-rich, pytest-forked
 

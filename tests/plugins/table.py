@@ -80,8 +80,8 @@ LOOKING = (
 TIME = (
     Row(
         name="pytest-timeout",
-        works="marker, `--timeout`, ini key and `PYTEST_TIMEOUT` are deadlines of the launch, for each attempt anew; the smaller of this one and `timeout=` holds; `func_only` counts from the beginning of the call",
-        differs="the verdict is that of a deadline, with the stacks of all ranks; `method` does not matter: the session goes on. Its own timer holds while controller fixtures are set up, not while the launch waits for slots, and 15 s after the deadline of the launch",
+        works="marker, `--timeout`, ini key and `PYTEST_TIMEOUT` are deadlines of the launch, for each attempt anew; the smaller of this one and `timeout=` holds; `func_only` counts from the beginning of the call to its end on all ranks",
+        differs="the verdict is that of a deadline, with the stacks of all ranks; `method` does not matter: the session goes on. Its own timer holds while controller fixtures are set up, not while the launch waits for slots, and 15 s after the deadline of the launch. At the beginning of a session a limit includes what the server still needs to import torch, which takes seconds: leave room for it. With `max_restarts`, `func_only` has one limit for all attempts, from the first call on, which holds in the teardown too if the last attempt fails",
         tests=(f"{_OTHER}::test_limits_of_pytest_timeout_are_deadlines",),
     ),
     Row(
@@ -125,12 +125,12 @@ RUNNING = (
     ),
     Row(
         name="pytest-asyncio",
-        works="async tests and fixtures, each rank with its own loop",
+        works="async tests and fixtures, each rank with its own loop; `@given` on an async test keeps ranks together",
         tests=(f"{_SESSION}::test_asynchronous_tests",),
     ),
     Row(
         name="anyio",
-        works="async tests and fixtures, each rank with its own loop",
+        works="async tests and fixtures, each rank with its own loop; `@given` on an async test keeps ranks together",
         tests=(f"{_SESSION}::test_asynchronous_tests",),
     ),
     Row(
@@ -152,7 +152,7 @@ RUNNING = (
 COMPARING = (
     Row(
         name="syrupy",
-        works="ranks compare with the snapshots; `--snapshot-update` writes each once and deletes none that ranks use, or had no time to use because they died; the summary counts each once",
+        works="ranks compare with the snapshots; `--snapshot-update` writes each once and deletes none that ranks use, or had no time to use because they died or were ended, with `-n` too; the summary counts each once",
         differs="a snapshot that is to be written and differs from rank to rank is an error, and not written: give it a name by `snapshot(name=...)`",
         tests=(f"{_OTHER}::test_snapshots_of_syrupy_are_written_once",),
     ),
