@@ -322,8 +322,10 @@ class Slots:
     def _own(self, want: Want) -> list[str]:
         """Return those of the slots that this process works with, the least used first."""
         working = [lease for lease in self._leases if lease.pool is want.pool and not lease.idle]
-        names = {name for lease in working for name in lease.names if name in want.names}
-        return sorted(names, key=lambda name: (want.pool.users[name], want.names.index(name)))
+        # What another thread has just released is not there any more; the pool, whose guard is held, knows.
+        used = want.pool.users
+        names = {name for lease in working for name in lease.names if name in want.names and name in used}
+        return sorted(names, key=lambda name: (used[name], want.names.index(name)))
 
 
 def told(wants: Sequence[Want]) -> str:

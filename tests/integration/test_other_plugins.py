@@ -165,9 +165,8 @@ def test_hypothesis_own_deadline(n, rank): time.sleep(0.25 if n + rank == 1 else
 @given(n=st.integers(0, 3))
 def test_own_deadline(n, rank): time.sleep(0.6 if n + rank == 4 else 0)
 
-@pytest.mark.elastic(start_method="spawn")
 @given(n=st.integers(0, 10**6))
-def test_spawned(n, rank, elastic_gather):
+def test_targets(n, rank, elastic_gather):
     target(n if rank else -n)
     assert elastic_gather(n) == [n, n]
 """

@@ -42,6 +42,21 @@ def clashes(entries: list[dict[str, Any]], what: str) -> list[str]:
     ]
 
 
+def expected() -> list[str]:
+    """Return the lines of the short summary that one process gives; four skips at one place are one line."""
+    sizes = range(1, 5)
+    good = [f"{name}[{n}]" for name in ("reduces", "listens", "has_devices", "is_kept") for n in sizes]
+    good += [f"nodes[{n}-{nnodes}]" for n in range(2) for nnodes in (1, 2)]
+    lines = [f"PASSED test_sizes.py::test_{name}" for name in good]
+    lines += [f"PASSED test_launches.py::test_launches[{n}]" for n in (1, 2, 4)]
+    lines += [f"XFAIL test_sizes.py::test_is_expected_to_fail[{n}]" for n in sizes]
+    failed = [(f"fails_on_the_last[{n}]", f"[rank {n - 1}] assert {n - 1} != ({n} - 1)") for n in sizes]
+    failed += [(f"is_killed[{n}]", "[rank 0] killed by SIGKILL") for n in sizes]
+    failed += [("hangs[3]", "timed out after 2 s: test_hangs[3]")]
+    lines += [f"FAILED test_sizes.py::test_{name} - {why}" for name, why in failed]
+    return sorted(lines)
+
+
 def test_forty_tests_of_mixed_sizes_end_as_in_one_process(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,17 +66,19 @@ def test_forty_tests_of_mixed_sizes_end_as_in_one_process(
     found = []
     log = pytester.path / "log"
     monkeypatch.setenv("MIXED_LOG", str(log))
-    for workers in ("0", *["4"] * TIMES):
+    for workers in (*["0"] * (TIMES > 1), *["4"] * TIMES):
         log.unlink(missing_ok=True)
         result = run(pytester, f"-n{workers}", "-rA")
-        found.append(outcomes(result))
+        lines = outcomes(result)
+        skipped = [line for line in lines if line.startswith("SKIPPED")]
+        assert [re.sub(r"\d+: ", "", line) for line in skipped] == ["SKIPPED [4] test_sizes.py:never here"]
+        found.append([line for line in lines if line not in skipped])
         entries = [json.loads(line) for line in log.read_text().splitlines()]
         given = [port for entry in entries for port in entry.get("given", [])]
         assert len(entries) == 16
         assert len(given) == len(set(given)) == 4
         assert clashes(entries, "ports") == clashes(entries, "devices") == []
-    assert len(found[0]) == 37  # four that skip at one place are one line
-    assert found == [found[0]] * (TIMES + 1)
+    assert found == [expected()] * len(found)
 
 
 def await_true(holds: Callable[[], bool]) -> None:
@@ -105,12 +122,12 @@ def test_ranks(rank, nproc): pass
     await_true(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-@pytest.mark.parametrize(("dist", "maxfail"), [("load", 1), ("loadfile", 0), ("worksteal", 0)])
+@pytest.mark.parametrize(("dist", "maxfail"), [("load", 1), ("worksteal", 0)])
 def test_ways_to_distribute_and_maxfail(pytester: pytest.Pytester, dist: str, maxfail: int) -> None:
     source = """
 import pytest
 @pytest.mark.elastic(nproc=2, timeout=60)
-@pytest.mark.parametrize("n", range(16))
+@pytest.mark.parametrize("n", range(12))
 def test_ranks(rank, worker_id, n):
     assert worker_id in ("gw0", "gw1")
     assert n != 0 or rank != 1
@@ -120,7 +137,7 @@ def test_ranks(rank, worker_id, n):
     count = result.parseoutcomes()
     result.stdout.fnmatch_lines("FAILED test_[ab].py::test_ranks[[]0[]] - [[]rank 1[]] assert*")
     if maxfail:
-        assert count["failed"] + count.get("passed", 0) < 32
+        assert count["failed"] + count.get("passed", 0) < 24
         result.stdout.fnmatch_lines("*stopping after 1 failures*")
     else:
-        assert (count["failed"], count["passed"]) == (2, 30)
+        assert (count["failed"], count["passed"]) == (2, 22)

@@ -41,7 +41,7 @@ class Launch:
     def __init__(self) -> None:
         self.shortened: list[tuple[float, str]] = []
 
-    def shorten(self, timeout: float, by: str) -> None:
+    def limit_call(self, timeout: float, by: str) -> None:
         self.shortened.append((timeout, by))
 
 
