@@ -35,7 +35,7 @@ test: $(VENV)/.installed-development
 	$(RUN) ruff format --check || status=1; \
 	$(RUN) mypy || status=1; \
 	$(RUN) towncrier build --draft --version next || status=1; \
-	$(RUN) pytest -n 3 --dist loadfile tests examples --ignore=examples/failing || status=1; \
+	$(RUN) pytest -n 3 --dist loadfile -m 'not soak' tests examples --ignore=examples/failing || status=1; \
 	exit $$status
 
 bench: $(VENV)/.installed-development
@@ -45,6 +45,7 @@ bench: $(VENV)/.installed-development
 soak: $(VENV)/.installed-development
 	@status=0; \
 	$(RUN) pytest -rP soak || status=1; \
+	$(RUN) pytest -m soak tests || status=1; \
 	CONFORMANCE_SPAWN=all $(RUN) pytest tests/conformance/test_conformance.py -k spawn || status=1; \
 	MIXED_TIMES=20 $(RUN) pytest tests/integration/test_xdist.py -k forty || status=1; \
 	exit $$status

@@ -71,7 +71,8 @@ def judge(record: LaunchRecord) -> Verdict:
     """Judge a launch."""
     ranks, values = _read_values(record)
     failed = blame(ranks, silent_success=record.work == "command")
-    lost = _agent_at_fault(failed[0], record) if failed else None
+    # An agent that says that the server has ended in the middle of a request is not what went wrong.
+    lost = _agent_at_fault(failed[0], record) if failed and record.server_lost is None else None
     # Where a lost agent comes first, all that failed on ranks is its doing; and one that was ended is no cause.
     cause = failed[0] if failed and lost is None and blame_of(failed[0]) is not Blame.ENDED else None
     result = _make_result(record, ranks, failed, values, cause)

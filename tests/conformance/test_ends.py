@@ -10,7 +10,7 @@ import pytest
 
 from .judging import assert_has
 from .sessions import GONE_WITHIN, RunningSession, SessionRecord, start_session
-from .table import START_METHODS, StartMethod
+from .table import StartMethod
 
 _STARTED_WITHIN = 120.0
 _SLACK = float(os.environ.get("CONFORMANCE_SLACK", "5"))
@@ -38,12 +38,15 @@ def wait_for(session: RunningSession, ranks: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("method", START_METHODS)
+EVERY_DAY = ["forkserver", pytest.param("spawn", marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("method", EVERY_DAY)
 def test_pytest_is_killed(method: StartMethod) -> None:
     assert end("blocks", method, 2, signal.SIGKILL).exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("method", START_METHODS)
+@pytest.mark.parametrize("method", EVERY_DAY)
 def test_ctrl_c(method: StartMethod) -> None:
     record = end("blocks", method, 2, signal.SIGINT)
     assert record.exitcode == pytest.ExitCode.INTERRUPTED, record.lines

@@ -309,6 +309,7 @@ def test_elastic_launch_inside_an_elastic_test_is_one_line(pytester: pytest.Pyte
     result.stdout.fnmatch_lines("*elastic_launch* was requested by a test that itself runs on ranks*")
 
 
+@pytest.mark.soak
 def test_spawned_ranks_give_the_same_results(pytester: pytest.Pytester) -> None:
     source = (
         HEAD

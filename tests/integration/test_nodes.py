@@ -373,7 +373,7 @@ def with_variable(name: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", pytest.param("spawn", marks=pytest.mark.soak)])
 def test_an_agent_that_dies_while_it_starts_its_ranks(elastic_launch: ElasticLaunch, start_method: str) -> None:
     """Its ranks are the server's children: those that come to life later end as well, having run nothing."""
     name = f"ELASTIC_TEST_{uuid.uuid4().hex}"

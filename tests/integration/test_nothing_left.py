@@ -95,7 +95,11 @@ def test_fifty_launches_leave_nothing(elastic_launch: ElasticLaunch) -> None:
         assert after[what] == was, what
 
 
-@pytest.mark.parametrize("setting", [{"start_method": "spawn"}, {"agent": "inline"}, {"rdzv_backend": "c10d"}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param({"start_method": "spawn"}, marks=pytest.mark.soak), {"agent": "inline"}, {"rdzv_backend": "c10d"}],
+    ids=str,
+)
 def test_other_ways_to_launch_leave_nothing(elastic_launch: ElasticLaunch, setting: dict[str, Any]) -> None:
     run = run_name(elastic_launch(barrier, nproc=2, timeout=60, **setting))
     before = settled(run)

@@ -670,7 +670,7 @@ def test_bad(rank):
     assert rank != 1
 """
     pytester.makepyfile(test_it=HEAD + source)
-    for style in ("long", "short", "line", "native", "no"):
+    for style in ("long", "line", "no"):
         args = ("-p", "no:randomly", f"--tb={style}")
         result = pytester.runpytest_subprocess(*args, *(("-n", "1") if style == "long" else ("-p", "no:xdist")))
         result.assert_outcomes(failed=1)

@@ -400,6 +400,7 @@ def test_spawned_ranks_collect_the_same_session(pytester: pytest.Pytester, monke
     run_in(pytester, pytester.path / "elsewhere", *args).assert_outcomes(passed=4, deselected=1)
 
 
+@pytest.mark.soak
 def test_a_spawned_rank_starts_where_its_test_is_and_writes_its_stacks(pytester: pytest.Pytester) -> None:
     write(
         pytester.path,

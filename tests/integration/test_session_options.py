@@ -323,7 +323,7 @@ def fixture(request): say(pytest_elastic.role(request.config), "fixture")
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.soak)])
 def test_each_hook_runs_where_the_documentation_says(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -327,11 +327,9 @@ def test_ranks(a, mine, request, worker_id, rank):
     assert a != 3 or rank != 1
 """,
     )
-    result = run(pytester, "-n2", "-c", "other.ini", "-p", "myplugin", "-v")
+    result = run(pytester, "-n2", "--dist=loadgroup", "-c", "other.ini", "-p", "myplugin", "-v")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines("FAILED test_it.py::test_ranks[[]3[]] - [[]rank 1[]] assert*")
-    groups = run(pytester, "-n2", "--dist=loadgroup", "-c", "other.ini", "-p", "myplugin")
-    groups.assert_outcomes(passed=3, failed=1)
     alone = run(pytester, "-n0", "-c", "other.ini", "-p", "myplugin", "-k", "0", "-o", "elastic_block_plugins=xdist")
     alone.stdout.fnmatch_lines("*fixture 'worker_id' not found*")
 

@@ -52,6 +52,7 @@ def nothing_is_spawned(request, monkeypatch):
 """
 
 
+@pytest.mark.soak  # what is really spawned takes long
 def test_existing_suites(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXISTING_RANKS", "2")
     for name in ("multi_process", "continuous", "processes"):

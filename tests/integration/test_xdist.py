@@ -122,7 +122,7 @@ def test_ranks(rank, nproc): pass
     await_true(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-@pytest.mark.parametrize(("dist", "maxfail"), [("load", 1), ("worksteal", 0)])
+@pytest.mark.parametrize(("dist", "maxfail"), [("load", 1), pytest.param("worksteal", 0, marks=pytest.mark.soak)])
 def test_ways_to_distribute_and_maxfail(pytester: pytest.Pytester, dist: str, maxfail: int) -> None:
     source = """
 import pytest

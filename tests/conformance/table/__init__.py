@@ -23,17 +23,12 @@ GROUPS = {
 ROWS: tuple[Row, ...] = tuple(row for rows in GROUPS.values() for row in rows)
 SPAWNED: frozenset[str] = frozenset(
     {
-        "dies_of_sigsegv",
         "fails_an_assert",
         "hangs_in_a_collective",
-        "known_bug_on_one_rank",
         "launch_fails",
-        "leaves_a_process",
-        "one_skips",
-        "os_exits_0",
         "passes",
     }
 )
-"""One row of each kind: with spawned ranks, which import torch each, all of them take too long for every day."""
+"""A few of them: with spawned ranks, which import torch each, all of them take too long for every day."""
 
 __all__ = ["GROUPS", "ROWS", "SPAWNED", "START_METHODS", "Row", "StartMethod", "deadline_for"]
