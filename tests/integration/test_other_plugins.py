@@ -202,6 +202,7 @@ def test_targets(n, rank, elastic_gather):
     assert drawn("draws") != first
 
 
+@pytest.mark.soak
 def test_hypothesis_draws_by_the_seed_of_the_command_line(pytester: pytest.Pytester) -> None:
     again = """
 @given(n=st.integers(0, 10**9))

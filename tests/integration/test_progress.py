@@ -89,7 +89,7 @@ def test_workers_show_theirs_in_the_main_process(pytester: pytest.Pytester) -> N
     assert "PASSED [3 ranks] test_it.py::test_slow" in screen
 
 
-@pytest.mark.parametrize("where", ["pipe", "CI"])
+@pytest.mark.parametrize("where", ["pipe", pytest.param("CI", marks=pytest.mark.soak)])
 def test_nothing_is_shown_where_nobody_looks(pytester: pytest.Pytester, where: str) -> None:
     """A test that times out has run for longer than it takes until something is shown."""
     pytester.makepyfile(test_it=SLOW.replace("timeout=60", "timeout=4.5"))

@@ -392,6 +392,7 @@ def test_tests_of_one_id_are_told_apart_by_their_order(pytester: pytest.Pytester
     result.stdout.fnmatch_lines("*1: two*")
 
 
+@pytest.mark.soak
 def test_spawned_ranks_collect_the_same_session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     write(pytester.path, PROJECT)
     args = ["-p", "myplugin", "-p", "no:doctest", "--elastic-start-method=spawn", "-o", "xfail_strict=true"]
