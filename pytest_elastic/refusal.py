@@ -21,7 +21,7 @@ _OUTCOMES: Final[dict[Literal["skip", "fail", "xfail"], Any]] = {
     "fail": pytest.fail.Exception,
 }
 TOLD: Final[tuple[Any, ...]] = (Exception, *_OUTCOMES.values())
-"""What a fixture may raise that is told to those who asked; anything else ends the session."""
+"""What a fixture or hook may raise that is told to those who asked; anything else ends the session."""
 
 
 class ControllerTraceback(Exception):  # noqa: N818 (it is shown as the cause of an error, and is none itself)

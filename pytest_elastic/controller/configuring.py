@@ -9,6 +9,7 @@ import pytest
 
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
+from pytest_elastic.refusal import TOLD
 from pytest_elastic.result import LaunchResult
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec, takes_late_nodes
 
@@ -57,7 +58,7 @@ def tell_finished(result: LaunchResult, item: pytest.Item) -> list[str]:
     """
     try:
         item.ihook.pytest_elastic_launch_finished(result=result, item=item)
-    except (Exception, pytest.skip.Exception, pytest.fail.Exception, pytest.xfail.Exception) as error:  # noqa: BLE001
+    except TOLD as error:
         why = f"{type(error).__name__}: {error}"
         return [f"pytest_elastic_launch_finished raised {' '.join(why.split())}"]
     return []

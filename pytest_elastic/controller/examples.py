@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_elastic.given_tests import ATTRIBUTE, Changes, changed_settings, is_given, settings_of, without_checks
-from pytest_elastic.report.judgement import load
+from pytest_elastic.report.judgement import sent_along
 
 if TYPE_CHECKING:
     from pytest_elastic.report.records import RankRecord
@@ -42,7 +42,7 @@ def save_examples(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
     if not is_given(item):
         return ""
     database = settings_of(item).database
-    told = [changes for rank in ranks if (changes := _changes_of(rank)) is not None]
+    told: list[Changes] = [found for rank in ranks if (found := sent_along(rank, ATTRIBUTE)) is not None]
     if database is None or not any(told):
         return ""
     saved = dict.fromkeys(change for changes in told for change in changes if change[0] == "save")
@@ -56,11 +56,3 @@ def save_examples(item: pytest.Item, ranks: Sequence[RankRecord]) -> str:
     except Exception as error:  # noqa: BLE001 (whatever a database of the user's raises)
         return f"hypothesis's database was not updated: {type(error).__name__}: {error}"
     return ""
-
-
-def _changes_of(rank: RankRecord) -> Changes | None:
-    for report in rank.reports:
-        if report.when == "call" and not report.subtest:
-            changes: Changes | None = getattr(load(report), ATTRIBUTE, None)
-            return changes
-    return None

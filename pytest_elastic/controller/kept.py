@@ -22,6 +22,7 @@ from pytest_elastic.detection import arguments_of
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.options import Given
 from pytest_elastic.parametrizing import spec_of
+from pytest_elastic.refusal import TOLD
 from pytest_elastic.report.verdict import judge
 from pytest_elastic.spec import LaunchSpec
 
@@ -111,7 +112,7 @@ def _sharing_before(item: pytest.Item, given: Mapping[str, Given]) -> Sharing | 
         return None
     try:
         return sharing_of(item, spec_of(item, arguments, given), arguments.get("rdzv_configs", {}))
-    except (Exception, pytest.skip.Exception, pytest.fail.Exception, pytest.xfail.Exception):  # noqa: BLE001
+    except TOLD:
         return None  # also what a hook of another plugin's raises: the test says so when it runs
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_elastic.report.judgement import load
+from pytest_elastic.report.judgement import sent_along
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.snapshot_results import ATTRIBUTE, AssertedSnapshot, SnapshotsOfRank, WrittenSnapshot
 
@@ -53,7 +53,9 @@ def spare_snapshots(item: pytest.Item) -> None:
 
 
 def _take(item: pytest.Item, session: Any, ranks: Sequence[RankRecord]) -> str:
-    told = {rank.id.rank: found for rank in ranks if (found := _told_by(rank)) is not None}
+    told: dict[int, SnapshotsOfRank] = {
+        rank.id.rank: found for rank in ranks if (found := sent_along(rank, ATTRIBUTE)) is not None
+    }
     # A rank may be gone, or stopped, before it could assert: what it would have used is not unused.
     item.stash[_COMPLETE] = bool(ranks) and len(told) == len(ranks)
     to_write: dict[_Key, dict[int, WrittenSnapshot]] = {}
@@ -76,14 +78,6 @@ def _take(item: pytest.Item, session: Any, ranks: Sequence[RankRecord]) -> str:
         if key not in differing:
             _write(item, session, next(iter(by_rank.values())))
     return "\n".join(_differences(name, by_rank) for (_, name), by_rank in differing.items())
-
-
-def _told_by(rank: RankRecord) -> SnapshotsOfRank | None:
-    for report in rank.reports:
-        if report.when == "call" and not report.subtest:
-            told: SnapshotsOfRank | None = getattr(load(report), ATTRIBUTE, None)
-            return told
-    return None
 
 
 def _differences(name: str, by_rank: dict[int, WrittenSnapshot]) -> str:

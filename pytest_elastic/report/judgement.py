@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -225,6 +225,13 @@ def load(report: RankReport) -> pytest.TestReport:
     except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is made again)
         what = f"the report of rank {report.id.rank} cannot be read here: {type(error).__name__}: {error}"
         return pytest.TestReport("", ("", None, ""), {}, report.outcome, what, phase(report.when))
+
+
+def sent_along(rank: RankRecord, attribute: str) -> Any:
+    """Return what a rank has hung on its report of the call; ``None`` if nothing, or it never got there."""
+    calls = (report for report in rank.reports if report.when == "call" and not report.subtest)
+    call = next(calls, None)
+    return None if call is None else getattr(load(call), attribute, None)
 
 
 def crash_message(report: RankReport) -> str:
