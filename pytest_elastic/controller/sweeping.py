@@ -12,10 +12,13 @@ from collections.abc import Collection, Mapping
 from pytest_elastic import clock, kernel
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.server import PreloadedServer
+from pytest_elastic.worker.joining import NAME
 
 _HELPERS = ("multiprocessing.resource_tracker import main", "multiprocessing.forkserver import main; main(")
 """Processes that multiprocessing starts beside a pool; they leave by themselves when their parent has ended."""
 RANK_COMMAND = "['pytest_elastic.worker.preload']"
+_RANK_COMMANDS = (RANK_COMMAND, "multiprocessing.spawn import spawn_main", "pytest_elastic/worker/")
+"""What the command line of a process has that was started to be a rank: forked, spawned, or for a script or command."""
 _REAPING = 1.0
 _ROUNDS = 10
 """Ending a process may orphan others; nothing sane goes deeper than this."""
@@ -62,12 +65,14 @@ def _end(pid: int, owner: RankState | AgentState | None) -> list[str]:
     try:
         if not handle.alive():
             return []
-        line = kernel.command_line(pid)
+        line, name = kernel.command_line(pid), kernel.name_of(pid)
         who = f"rank {owner.id.rank}" if isinstance(owner, RankState) else "a rank"
         handle.send(signal.SIGKILL)
         handle.wait(1.0)
         if not line:
             return []  # it was ending by itself
+        if owner is None and any(each in line for each in _RANK_COMMANDS) and not name.startswith(NAME):
+            return []  # a rank, of this launch or the last one, that has not started: the end came before it
         if RANK_COMMAND in line:
             line = "forked by the rank"
         elif any(helper in line for helper in _HELPERS):

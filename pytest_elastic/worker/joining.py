@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
+from pytest_elastic import kernel
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankHello, RankOrder
 from pytest_elastic.worker.identity import Identity
+
+NAME: Final = "python rank "
+"""How the name of a rank's process begins, and of those that it forks, once it was given leave to start."""
 
 
 def join(me: Identity, order: RankOrder, *, writes_stacks: bool) -> Outbox:
@@ -23,4 +28,5 @@ def join(me: Identity, order: RankOrder, *, writes_stacks: bool) -> Outbox:
         outbox.receive()
     except (OSError, EOFError):
         os._exit(1)  # The launch is over, or never wanted this rank.
+    kernel.set_name(f"{NAME}{me.id.rank}")
     return outbox
