@@ -46,6 +46,7 @@ def inner_sessions_load_what_they_ask_for() -> None:
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Have those of pytester do so too: it takes the variable away."""
     monkeypatch.setenv("PYTEST_ADDOPTS", _WITHOUT_THE_OTHERS)
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)  # an inner session is no worker of the outer one
+    # An inner session is no worker of the outer one, and does the same on every machine: pytest tells more under CI.
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID", "CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
     return pytester

@@ -171,7 +171,8 @@ def test_targets(n, rank, elastic_gather):
     assert elastic_gather(n) == [n, n]
 """
     )
-    options = ["-p", "hypothesispytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    # Under CI hypothesis takes a profile without a database.
+    options = ["-p", "hypothesispytest", "--hypothesis-profile=default", "-p", "no:xdist", "-p", "no:cacheprovider"]
     result = run(pytester, *options)
     result.assert_outcomes(passed=4, failed=6)
     first = drawn("draws")
@@ -209,7 +210,7 @@ def test_hypothesis_draws_by_the_seed_of_the_command_line(pytester: pytest.Pytes
 def test_draws_again(n, rank): note("again", n)
 """
     pytester.makepyfile(test_it=HEAD + EXAMPLES + again)
-    options = ["--hypothesis-seed=7", "--hypothesis-show-statistics", "-p", "no:xdist"]
+    options = ["--hypothesis-profile=default", "--hypothesis-seed=7", "--hypothesis-show-statistics", "-p", "no:xdist"]
     result = run(pytester, "-p", "hypothesispytest", *options)
     result.assert_outcomes(passed=2)
     assert drawn("draws")[0] == drawn("draws")[1] == drawn("again")[0] == drawn("again")[1]

@@ -12,7 +12,7 @@ import pytest
 from pytest_elastic.errors import PortError
 from pytest_elastic.services.ports import BLOCK, PortReservations
 
-# Each process of the runs notes its ports in a file of its own, and waits until so many processes have.
+# Each process of the runs notes its ports in a file of its own, and waits until so many processes have, so many ports.
 NOTES = """
 import os, pathlib, time
 
@@ -22,9 +22,12 @@ def note(ports):
     with open(NOTES / str(os.getpid()), "a") as file:
         file.writelines(f"{{port}}\\n" for port in ports)
 
-def wait_for(processes):
+def wait_for(processes, ports=1):
     deadline = time.monotonic() + 60
-    while len(list(NOTES.iterdir())) < processes:
+    while True:
+        noted = [file.read_text() for file in NOTES.iterdir()]
+        if len(noted) >= processes and len("".join(noted).split()) >= ports:
+            return
         assert time.monotonic() < deadline
         time.sleep(0.01)
 """
@@ -50,6 +53,7 @@ def test_two_runs_at_once_never_share(pytester: pytest.Pytester, notes: Path) ->
             note([free_port, free_socket.getsockname()[1], *free_port_factory(100)])
             wait_for(2)
             note(free_port_factory(100))
+            wait_for(2, ports=2 * 202)  # A run that ends before gives its ports back.
         """
     )
     command = [sys.executable, "-m", "pytest", "-q", "-Werror"]
