@@ -24,6 +24,7 @@ from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
 from pytest_elastic.controller.peers import AgentState, RankState, has_ended_call, kill_together
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
+from pytest_elastic.controller.probing import unreachable_endpoint
 from pytest_elastic.controller.purpose import Purpose
 from pytest_elastic.controller.roster import Roster
 from pytest_elastic.controller.server import PreloadedServer
@@ -129,6 +130,7 @@ class Supervisor:
         self._timeout_by = ""
         self._after_call = (self.timeout, self._timeout_by)
         self._timed_out = False
+        self._unreachable = ""
         self._stacks: StackRequest | None = None
         self._last_looks: list[tuple[StackRequest, list[RankState]]] = []
         self._killing_since: float | None = None
@@ -504,6 +506,8 @@ class Supervisor:
                 self._kill_all()
         elif self._clocks.deadline_has_come() and self._killing_since is None:
             self._timed_out = True
+            if not self.roster.worlds:
+                self._unreachable = unreachable_endpoint(self.plan.config)
             if not self.roster.admitted():
                 self._server.ask_for_stacks()
             self._stacks = StackRequest(self.roster.ranks(), self.plan.directory)
@@ -604,6 +608,7 @@ class Supervisor:
             timeout=self.timeout,
             timeout_by=self._timeout_by,
             timed_out=self._timed_out,
+            unreachable=self._unreachable,
             started_ns=self.started_ns,
             ended_ns=clock.monotonic_ns(),
             nodes=int(self.plan.config["min_nodes"]),

@@ -113,6 +113,7 @@ class LaunchRecord:
         faults_left: Faults that were asked for and did not happen.
         goes_on: The launch is not over: its ranks have run a test, and wait for another.
         timeout_by: Who set the deadline, where that is another plugin.
+        unreachable: The endpoint of the rendezvous, where it took no connections at the deadline; else empty.
     """
 
     name: str
@@ -137,6 +138,7 @@ class LaunchRecord:
     faults_left: tuple[str, ...] = ()
     goes_on: bool = False
     timeout_by: str = ""
+    unreachable: str = ""
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

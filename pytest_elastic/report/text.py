@@ -62,7 +62,8 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     lost = lost_agents(record)
     lines += [f"agent {agent.node} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
-        lines.append(f"the rendezvous never completed: {nodes_text(record)}")
+        gone = f"; nothing takes connections at its endpoint {record.unreachable}" if record.unreachable else ""
+        lines.append(f"the rendezvous never completed: {nodes_text(record)}{gone}")
     elif not record.worlds:
         lines.append("the preloaded server did not come to start an agent: it was still importing torch or collecting")
         lines += tail_of("log of the preloaded server", record.server_words)

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -356,6 +358,33 @@ def test_an_agent_that_loses_its_etcd_is_the_cause_of_what_its_peers_lose(
     assert all(failure.collateral for failure in result.failures)
     with pytest.raises(AssertionError, match="did not fail first"):
         result.assert_failed(rank=0)
+
+
+def test_a_rendezvous_that_lost_its_etcd_says_so_at_the_deadline(
+    elastic_launch: ElasticLaunch, done: Path, etcd_server_factory: Callable[[], EtcdServer]
+) -> None:
+    """torch's agents go on asking for it, until the deadline."""
+    etcd = etcd_server_factory()
+    keys = f"http://{etcd.endpoint}/v2/keys/torchelastic?recursive=true"
+    with elastic_launch.start(
+        train, done, nnodes=2, agents=1, rdzv_backend="etcd", rdzv_endpoint=etcd.endpoint, timeout=6
+    ) as run:
+        until = time.monotonic() + DEADLINE
+        while "participants" not in _text_of(keys):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        etcd.kill()
+        gone = rf"; nothing takes connections at its endpoint {etcd.endpoint}$"
+        with pytest.raises(ElasticTimeoutError, match=r"\nthe rendezvous never completed: 1 agent came .*" + gone):
+            run.wait()
+
+
+def _text_of(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read())
+    except urllib.error.HTTPError:
+        return ""  # there is no such key yet
 
 
 # --- nothing goes on without its agent ------------------------------------------------------------------------
