@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.own_server
+
 CONFTEST = """
 import psutil, pytest
 def servers(): return sum("forkserver" in " ".join(child.cmdline()) for child in psutil.Process().children())

@@ -10,6 +10,8 @@ import pytest
 from pytest_elastic.controller.launcher import ElasticLaunch
 from pytest_elastic.controller.measuring import current_coverage
 
+pytestmark = pytest.mark.own_server
+
 
 def imported(code: str) -> set[str]:
     command = [sys.executable, "-X", "importtime", "-c", code]

@@ -317,6 +317,7 @@ def notes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     return pytester.path / "notes"
 
 
+@pytest.mark.own_server
 def test_accelerators_are_counted_once_and_selected_first(pytester: pytest.Pytester, notes: Path) -> None:
     source = """
 pytestmark = elastic(timeout=60)

@@ -19,6 +19,8 @@ from pytest_elastic import ElasticError, WorkerFailedError
 from pytest_elastic.controller.launcher import ElasticLaunch
 from pytest_elastic.warning import ElasticWarning
 
+pytestmark = pytest.mark.own_server
+
 HANDLED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM]
 
 

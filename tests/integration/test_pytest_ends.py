@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.own_server
+
 SPAWN = 'start_method="spawn"'
 LAUNCH = """
 import os, pathlib, signal, threading, time
