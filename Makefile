@@ -2,7 +2,7 @@
 # make test    install what development needs as well, and run every check
 # make bench   measure, beside others that start ranks; tables and a plot go to build/bench
 # make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
-#              20 times 40 tests on workers of pytest-xdist
+#              20 times 40 tests on workers of pytest-xdist; random tests with random faults for SOAK_MINUTES (10)
 # make clean   remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13

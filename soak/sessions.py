@@ -133,11 +133,8 @@ class Session:
         left = [f"process {pid}: {line}" for pid, line in processes.items()]
         left += [f"file {path.name}" for path in temporary.iterdir() if not path.name.startswith(_STAY)]
         runs = _runs()
-        left += [
-            f"shared memory {name}"
-            for name in _shared_memory() - self.shared_memory
-            if not any(run in name for run in runs)
-        ]
+        new = _shared_memory() - self.shared_memory
+        left += [f"shared memory {name}" for name in new if not any(run in name for run in runs)]
         output = (self.directory / "output").read_text(errors="replace")
         return Ended(exitcode=exitcode, output=output, told=self.told(), gone_after=gone_after, left=left)
 
@@ -150,8 +147,10 @@ class Session:
 
 
 def _shared_memory() -> frozenset[str]:
+    """Return what runs and torch have in /dev/shm; other programs may be at work as well."""
     folder = Path("/dev/shm")
-    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return frozenset(name for name in names if name.startswith(("sem.elastic-", "torch_")))
 
 
 def _runs() -> set[str]:
