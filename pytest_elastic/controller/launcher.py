@@ -228,6 +228,7 @@ class ElasticLaunch:
             config=config,
             rdzv_configs=rdzv_configs or {},
             rdzv_endpoint=rdzv_endpoint or self._endpoint(spec, config),
+            foreign=bool(rdzv_endpoint or (config is not None and config.rdzv_endpoint)),
             inline=agent == "inline",
             agent_error=None if agent_error is None else pickle_exception(agent_error),
             faults=check_faults(

@@ -65,6 +65,7 @@ class ElasticRun:
         self._config = config
         self._owner = os.getpid()
         self._directory: Path | None = None
+        self._state_key = os.urandom(32)
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
         self._torch_only: PreloadedServer | None = None
@@ -281,6 +282,7 @@ class ElasticRun:
             nodeid=nodeid,
             failure_log=failure_log,
             coverage=coverage,
+            state_key=None if request.foreign else self._state_key,
             devices=turn.devices,
             turn=turn,
         )
