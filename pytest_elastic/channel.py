@@ -179,17 +179,21 @@ class Peer:
         return self._socket.fileno()
 
     def messages(self) -> list[Any]:
-        """Return what has arrived by now; see :meth:`gone`."""
+        """Return what has arrived by now; see :meth:`gone`.
+
+        What is no message, since somebody else has written to the connection, is the end of it.
+        """
         messages: list[Any] = []
         while not self._closed:
             try:
                 data = self._socket.recv(_CHUNK)
                 frames = self._decoder.feed(data)
+                for frame in frames:
+                    messages.append(pickle.loads(frame))
             except BlockingIOError:
                 break
-            except (OSError, ValueError):
-                data, frames = b"", []
-            messages += [pickle.loads(frame) for frame in frames]
+            except Exception:  # noqa: BLE001 (what a pickle of nobody's raises may be anything)
+                data = b""
             self._closed = not data
         return messages
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from pytest_elastic.controller.devices import Placement, cores
 from pytest_elastic.fixtures import is_xdist_worker, run_directory
 from pytest_elastic.messages import DeviceOrder
+from pytest_elastic.services.private_directories import machine_directory
 from pytest_elastic.services.slots import Lease, Pool, Slots, Waiting, Want
 
 
@@ -89,7 +87,7 @@ class Turns:
         self._cpus: Pool | None = None
         if is_xdist_worker(config) and factory is not None:  # -p no:tmpdir: there is no place that workers share
             self._cpus = Pool(run_directory(config, factory) / "slots")
-        self._devices = Pool(Path(tempfile.gettempdir()) / f"pytest-elastic-devices-{os.getuid()}")
+        self._devices = Pool(lambda: machine_directory("devices"))
 
     def take(self, placement: Placement, timeout: float | None, waits: Callable[[Waiting], object]) -> Turn:
         """Wait until a launch may start.

@@ -40,6 +40,9 @@ def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: in
         f"--initial-cluster=pytest-elastic={peer}",
         f"--initial-cluster-token={home.name}",
         "--enable-v2=true",
+        # Pages of the web that a browser of this machine shows have names of their own, and are not to read it.
+        f"--host-whitelist={HOST},localhost",
+        f"--cors={client}",
         # With etcd's own 1000 ms a new server waits up to that long before it makes itself the leader.
         "--heartbeat-interval=10",
         "--election-timeout=100",
