@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytest_elastic.one_line import one_line
+from pytest_elastic.one_line import fitted, one_line
 
 if TYPE_CHECKING:
     import pytest
@@ -30,6 +30,7 @@ class Setting(NamedTuple):
         launch: It is an argument of the marker and of ``elastic_launch``.
         flag: The option takes no value.
         metavar: Placeholder in ``--help``.
+        show: Returns a value that is not allowed as an error shows it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
     launch: bool = True
     flag: bool = False
     metavar: str | None = None
+    show: Callable[[object], str] = one_line
 
     @property
     def ini(self) -> str:
@@ -55,7 +57,7 @@ class Setting(NamedTuple):
 
     def refuse(self, source: str, value: object) -> str:
         """Return the line that says that a value is not allowed."""
-        return f"{source}: got {one_line(value)}, expected {self.allowed}"
+        return f"{source}: got {self.show(value)}, expected {self.allowed}"
 
 
 def _integer(least: int) -> Check:
@@ -128,10 +130,33 @@ def _variables(text: str) -> dict[str, str]:
 
 
 def _environment(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(k, str) and k and "=" not in k and "\0" not in k and isinstance(v, str) and "\0" not in v
-        for k, v in value.items()
+    return isinstance(value, Mapping) and all(_variable(name, text) for name, text in value.items())
+
+
+def _variable(name: object, text: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name != ""
+        and not {"=", "\0"}.intersection(name)
+        and isinstance(text, str)
+        and "\0" not in text
     )
+
+
+def _shown_environment(value: object) -> str:
+    """Show what is wrong with it, and nothing else of it: what variables hold may be secret."""
+    if isinstance(value, str):  # of an ini key
+        wrong = [line.split()[0] for line in value.splitlines() if line.strip() and "=" not in line.strip().lstrip("=")]
+        return one_line(" ".join(wrong)) if wrong else "a str"
+    if not isinstance(value, Mapping):
+        return "None" if value is None else f"a {type(value).__name__}"
+    harmless = (int, float, type(None))
+    wrong = [
+        f"{one_line(name)}: {one_line(text) if isinstance(text, harmless) else f'<{type(text).__name__}>'}"
+        for name, text in value.items()
+        if not _variable(name, text)
+    ]
+    return fitted("{" + ", ".join(wrong) + "}")
 
 
 SETTINGS: Final[Mapping[str, Setting]] = {
@@ -226,6 +251,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             parse=_variables,
             help="environment variables of the ranks, a line NAME=VALUE each",
             option=False,
+            show=_shown_environment,
         ),
         Setting(
             name="seed",
