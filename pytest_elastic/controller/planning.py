@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _DYNAMIC: Final = ("c10d", "etcd-v2")
 _OTHERWISE_GIVEN: Final = ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
 _HOST: Final = r"(?:\[[0-9a-fA-F:.%\w]+\]|[\w.-]+)"
+MOST_RANKS: Final = 4096
+"""More than any machine runs; a number that has a digit too many is told, and not tried."""
 HOST_AND_PORT: Final = re.compile(_HOST + r":(?P<port>\d{1,5})")
 """What ``rdzv_endpoint`` may be."""
 HOST_OR_BOTH: Final = re.compile(_HOST + r"(?::(?P<port>\d{1,5}))?")
@@ -114,6 +116,11 @@ def make_plan(
         virtual=torchs is not None and torchs.virtual_local_rank,
         choose=choose,
     )
+    if (ranks := placement.nproc * most) > MOST_RANKS:
+        raise ArgumentError(
+            f"{request.source}(nproc=): got {placement.nproc}, which with nnodes {most} is {ranks} ranks; expected at "
+            f"most {MOST_RANKS} on one machine"
+        )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
     for name, value in config.items():
         refuse_unsendable(f"elastic_launch(config=): {name}", value)

@@ -14,6 +14,9 @@ from pytest_elastic.messages import DeviceOrder
 from pytest_elastic.services.private_directories import machine_directory
 from pytest_elastic.services.slots import Lease, Pool, Slots, Waiting, Want
 
+_MOST_SLOTS: Final = 4096
+"""Each is a name, and they are looked through."""
+
 
 class Turn:
     """What one launch has taken: CPUs for as long as it works, devices until it is over.
@@ -80,7 +83,7 @@ class Turns:
         cpu_slots: int | None,
         give_back: Callable[[], object],
     ) -> None:
-        self._capacity = cpu_slots if cpu_slots is not None else cores()
+        self._capacity = min(cpu_slots, _MOST_SLOTS) if cpu_slots is not None else cores()
         self._give_back = give_back
         self._slots = Slots()
         factory = getattr(config, "_tmp_path_factory", None)

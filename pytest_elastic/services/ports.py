@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic.errors import PortError
+from pytest_elastic.one_line import one_line
 from pytest_elastic.services.private_directories import machine_directory, make_private
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ FLOORS: Final = (20000, 10000, 1024)
 ENOUGH: Final = 1024
 
 GUARD_TIMEOUT: Final = 30.0
+
+_MOST_PORTS: Final = 2**16 - 1
 
 
 class PortReservations:
@@ -78,7 +81,11 @@ class PortReservations:
             PortError: ``n`` is no such number, there are not enough, or a lock cannot be made.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise PortError(f"{who}: got {n!r}; n is the number of ports, an int from 1 on", wanted=0)
+            raise PortError(f"{who}: got {one_line(n)}; n is the number of ports, an int from 1 on", wanted=0)
+        if n > _MOST_PORTS:
+            raise PortError(
+                f"{who}: got {one_line(n)}; n is the number of ports, of which there are {_MOST_PORTS}", wanted=n
+            )
         if os.getpid() != self._pid:
             self._leave_to_parent()
         with self._threads:
