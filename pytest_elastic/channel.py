@@ -134,12 +134,16 @@ class FrameDecoder:
         """Take some bytes and return the frames that they completed.
 
         Raises:
-            ValueError: The stream is not one of frames.
+            ValueError: The stream is not one of frames; all that came before have been returned.
         """
         self._buffer += data
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
+        frames: list[bytes] = []
+        try:
+            while (frame := self._next()) is not None:
+                frames.append(frame)
+        except ValueError:
+            if not frames:
+                raise
         return frames
 
     def _next(self) -> bytes | None:
