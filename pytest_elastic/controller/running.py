@@ -18,6 +18,7 @@ from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import is_signal
 from pytest_elastic.one_line import one_line
+from pytest_elastic.options import MOST
 from pytest_elastic.report.describe import signal_name
 from pytest_elastic.report.verdict import Verdict, judge
 from pytest_elastic.spec import ArgumentError, takes_late_nodes
@@ -324,10 +325,8 @@ class RunningLaunch:
         check_timeout("run.wait_for_world", timeout)
         if type(world_size) is not int or world_size < 1:
             raise ArgumentError(f"run.wait_for_world(): got {one_line(world_size)}, expected an int >= 1")
-        if world_size > self._most:
-            raise ArgumentError(
-                f"run.wait_for_world(): got {one_line(world_size)}, but the launch has at most {_ranks(self._most)}"
-            )
+        if world_size > MOST:
+            raise ArgumentError(f"run.wait_for_world(): got {one_line(world_size)}, expected an int >= 1, up to {MOST}")
         what = f"a world of {world_size} rank{'' if world_size == 1 else 's'}"
         self._await(what, lambda: len(self._launch.sound_world()) == world_size or None, timeout)
 
