@@ -134,12 +134,16 @@ class FrameDecoder:
         """Take some bytes and return the frames that they completed.
 
         Raises:
-            ValueError: The stream is not one of frames.
+            ValueError: The stream is not one of frames; all that came before have been returned.
         """
         self._buffer += data
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
+        frames: list[bytes] = []
+        try:
+            while (frame := self._next()) is not None:
+                frames.append(frame)
+        except ValueError:
+            if not frames:
+                raise
         return frames
 
     def _next(self) -> bytes | None:
@@ -179,17 +183,21 @@ class Peer:
         return self._socket.fileno()
 
     def messages(self) -> list[Any]:
-        """Return what has arrived by now; see :meth:`gone`."""
+        """Return what has arrived by now; see :meth:`gone`.
+
+        What is no message, since somebody else has written to the connection, is the end of it.
+        """
         messages: list[Any] = []
         while not self._closed:
             try:
                 data = self._socket.recv(_CHUNK)
                 frames = self._decoder.feed(data)
+                for frame in frames:
+                    messages.append(pickle.loads(frame))
             except BlockingIOError:
                 break
-            except (OSError, ValueError):
-                data, frames = b"", []
-            messages += [pickle.loads(frame) for frame in frames]
+            except Exception:  # noqa: BLE001 (what a pickle of nobody's raises may be anything)
+                data = b""
             self._closed = not data
         return messages
 

@@ -146,6 +146,8 @@ def tell_server(session: pytest.Session) -> None:
     if files:
         run.start_early()
     run.collected(files, modules)
+    if ours and not is_xdist_worker(config):  # a worker has nobody to tell: there each test does
+        run.refuse_unknown_words()
 
 
 def prepare_controller_fixtures(session: pytest.Session) -> None:

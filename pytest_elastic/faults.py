@@ -8,13 +8,13 @@ launch that ends well without one of its faults has failed, because the test did
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import signal
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_elastic.one_line import one_line
+from pytest_elastic.options import MOST, is_seconds
 from pytest_elastic.spec import ArgumentError
 
 
@@ -37,8 +37,9 @@ class Fault:
         """Return it as one writes it."""
         fields = dataclasses.fields(self)
         own = [_text(getattr(self, field.name)) for field in fields if field.default is dataclasses.MISSING]
-        others = [f for f in fields if f.default is not dataclasses.MISSING and getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(own + [f'{f.name}={getattr(self, f.name)!r}' for f in others])})"
+        others = [(f.name, getattr(self, f.name), f.default) for f in fields if f.default is not dataclasses.MISSING]
+        own += [f"{name}={_text(value)}" for name, value, default in others if _differs(value, default)]
+        return f"{type(self).__name__}({', '.join(own)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,23 +174,32 @@ def _complain(fault: Fault) -> str | None:
         return f"has sig={one_line(fault.sig)}, expected a signal such as signal.SIGTERM"
     if fault.when_output is None:
         return None if fault.of_rank is None else "has of_rank= without when_output="
+    pattern: object = fault.when_output
+    got = f"has when_output={one_line(pattern)}, expected"
+    if not isinstance(pattern, str):
+        return f"{got} a str"
     try:
-        re.compile(fault.when_output)
-    except (re.error, TypeError) as error:
-        return f"has when_output={one_line(fault.when_output)}, expected a regular expression ({error})"
-    return None if isinstance(fault.when_output, str) else f"has when_output={fault.when_output!r}, expected a str"
+        re.compile(pattern)
+    except re.error as error:
+        return f"{got} a regular expression ({error})"
+    return None
 
 
 def _text(value: object) -> str:
-    return f"signal.{value.name}" if isinstance(value, signal.Signals) else repr(value)
+    return f"signal.{value.name}" if isinstance(value, signal.Signals) else one_line(value)
+
+
+def _differs(value: object, default: object) -> bool:
+    # What is no value that is allowed may not be comparable.
+    return type(value) is not type(default) or value != default
 
 
 def _is_index(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= MOST
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    return is_seconds(value) or (type(value) in (int, float) and value == 0)
 
 
 def is_signal(value: object) -> bool:

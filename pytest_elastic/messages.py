@@ -72,7 +72,7 @@ class SpawnOrder:
         process: The pickled process object.
     """
 
-    environ: dict[str, str]
+    environ: dict[str, str] = field(repr=False)
     streams: tuple[int | None, ...]
     umask: int | None
     limits: dict[int, tuple[int, int]]
@@ -103,6 +103,7 @@ class AgentOrder:
         scratch: Private directory of the launch.
         channel: Address of the controller.
         key: Authentication key of the channel.
+        state_key: Key by which agents sign the state of their rendezvous; ``None`` if others may take part in it.
         environ: Environment of the launching test.
         cwd: Its working directory.
         sys_path: Its ``sys.path``.
@@ -122,8 +123,8 @@ class AgentOrder:
     directory: str
     scratch: str
     channel: Address
-    key: bytes
-    environ: dict[str, str]
+    key: bytes = field(repr=False)
+    environ: dict[str, str] = field(repr=False)
     cwd: str
     sys_path: list[str]
     command: tuple[str, ...] | None
@@ -131,6 +132,7 @@ class AgentOrder:
     config: dict[str, Any]
     grace: float
     exit_barrier: float
+    state_key: bytes | None = field(default=None, repr=False)
     agent_error: bytes | None = None
     store_port: int | None = None
     store_fd: int | None = None
@@ -192,8 +194,8 @@ class RankOrder:
     """
 
     channel: Address
-    key: bytes
-    environ: dict[str, str]
+    key: bytes = field(repr=False)
+    environ: dict[str, str] = field(repr=False)
     sys_path: list[str]
     grace: float
     seed: int | None = None
@@ -259,7 +261,7 @@ class SessionOrder:
     files: tuple[str, ...] | None
     sys_path: list[str]
     argv: list[str]
-    environ: dict[str, str | None]
+    environ: dict[str, str | None] = field(repr=False)
     plugins: tuple[str, ...]
     blocked: tuple[str, ...]
     markers: tuple[str, ...]
@@ -281,7 +283,7 @@ class PreloadOrder:
     modules: tuple[str, ...] = ()
     tolerated: frozenset[str] = frozenset()
     sys_path: tuple[str, ...] | None = None
-    environ: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytest_elastic.one_line import one_line
+from pytest_elastic.one_line import fitted, one_line
 
 if TYPE_CHECKING:
     import pytest
 
 Check = Callable[[Any], bool]
+MOST: Final = 2**31 - 1
+"""The largest int that is allowed anywhere, but for seeds: torch's own are 32 bits long."""
 
 
 # Tuples, not dataclasses: this module is imported in every session, and those take ten times as long to make.
@@ -30,6 +33,7 @@ class Setting(NamedTuple):
         launch: It is an argument of the marker and of ``elastic_launch``.
         flag: The option takes no value.
         metavar: Placeholder in ``--help``.
+        show: Returns a value that is not allowed as an error shows it.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Setting(NamedTuple):
     launch: bool = True
     flag: bool = False
     metavar: str | None = None
+    show: Callable[[object], str] = one_line
 
     @property
     def ini(self) -> str:
@@ -55,15 +60,21 @@ class Setting(NamedTuple):
 
     def refuse(self, source: str, value: object) -> str:
         """Return the line that says that a value is not allowed."""
-        return f"{source}: got {one_line(value)}, expected {self.allowed}"
+        most = f", up to {MOST}" if type(value) is int and value > MOST and ">=" in self.allowed else ""
+        return f"{source}: got {self.show(value)}, expected {self.allowed}{most}"
 
 
 def _integer(least: int) -> Check:
-    return lambda value: type(value) is int and value >= least
+    return lambda value: type(value) is int and least <= value <= MOST
+
+
+def is_seconds(value: object) -> bool:
+    """Tell whether a value is a number of seconds above 0; an int that is too large for a float is none."""
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 def _seconds(value: object) -> bool:
-    return value is None or (type(value) in (int, float) and 0 < value < math.inf)  # type: ignore[operator]
+    return value is None or is_seconds(value)
 
 
 def _one_of(*words: str) -> Check:
@@ -81,13 +92,25 @@ def _word(value: object) -> bool:
 
 def _nnodes(value: object) -> bool:
     if isinstance(value, str):
-        match = re.fullmatch(r"(\d+)(?::(\d+))?", value)
-        return match is not None and 1 <= int(match[1]) <= int(match[2] or match[1])
+        match = re.fullmatch(r"([0-9]{1,10})(?::([0-9]{1,10}))?", value)
+        return match is not None and 1 <= int(match[1]) <= int(match[2] or match[1]) <= MOST
     return _integer(1)(value)
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value.strip() != ""
+def _name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and value.strip() != ""
+
+
+def _path(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and is_encodable(value)
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether the system takes a text: in a path, or in an environment."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _number_or_word(text: str) -> int | str:
@@ -117,7 +140,7 @@ def _boolean(text: str) -> bool:
         "no": False,
         "off": False,
     }
-    return words[text.lower()] if text.lower() in words else bool(int(text))
+    return words[text.lower()]
 
 
 def _variables(text: str) -> dict[str, str]:
@@ -128,10 +151,36 @@ def _variables(text: str) -> dict[str, str]:
 
 
 def _environment(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(k, str) and k and "=" not in k and "\0" not in k and isinstance(v, str) and "\0" not in v
-        for k, v in value.items()
+    return isinstance(value, Mapping) and all(_variable(name, text) for name, text in value.items())
+
+
+def _variable(name: object, text: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name != ""
+        and "=" not in name
+        and is_encodable(name)
+        and isinstance(text, str)
+        and is_encodable(text)
     )
+
+
+def _shown_environment(value: object) -> str:
+    """Show what is wrong with it, and nothing else of it: what variables hold may be secret."""
+    if isinstance(value, str):  # of an ini key
+        lines = [line.strip() for line in value.splitlines() if line.strip()]
+        names = [line.split()[0] for line in lines if "=" not in line.lstrip("=")]
+        return one_line(" ".join(names)) if names else "a str"
+    if not isinstance(value, Mapping):
+        return "None" if value is None else f"a {type(value).__name__}"
+    wrong = [(name, text) for name, text in value.items() if not _variable(name, text)]
+    return fitted("{" + ", ".join(f"{one_line(name)}: {_shown_text(text)}" for name, text in wrong) + "}")
+
+
+def _shown_text(text: object) -> str:
+    if isinstance(text, str) and not is_encodable(text):
+        return "<a str that no environment can hold>"
+    return one_line(text) if isinstance(text, (int, float, type(None))) else f"<{type(text).__name__}>"
 
 
 SETTINGS: Final[Mapping[str, Setting]] = {
@@ -159,7 +208,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             name="backend",
             default=None,
             allowed='None (no process group), "auto", or the name of a torch.distributed backend such as "gloo"',
-            check=lambda value: value is None or _text(value),
+            check=lambda value: value is None or _name(value),
             parse=_word_or_none,
             help="process group that is initialised before the test's fixtures: gloo, nccl, auto, none, ...",
             metavar="NAME",
@@ -226,12 +275,13 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             parse=_variables,
             help="environment variables of the ranks, a line NAME=VALUE each",
             option=False,
+            show=_shown_environment,
         ),
         Setting(
             name="seed",
             default=0,
             allowed="an int from 0 to 2**64 - 1, or None to leave the generators alone",
-            check=lambda value: value is None or (_integer(0)(value) and value < 2**64),
+            check=lambda value: value is None or (type(value) is int and 0 <= value < 2**64),
             parse=_whole_or_none,
             help="seed of random, numpy and torch on every rank, or none",
             option=False,
@@ -250,7 +300,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             name="log_dir",
             default=None,
             allowed="the path of a directory",
-            check=lambda value: value is None or _text(value),
+            check=lambda value: value is None or _path(value),
             parse=str,
             help="keep the logs of every rank in this directory",
             launch=False,

@@ -14,7 +14,8 @@ import pytest
 from pytest_elastic import compat
 from pytest_elastic.controller.configuring import configured
 from pytest_elastic.detection import MARK
-from pytest_elastic.options import LAUNCH_ARGUMENTS, SETTINGS, Given
+from pytest_elastic.one_line import one_line
+from pytest_elastic.options import LAUNCH_ARGUMENTS, MOST, SETTINGS, Given
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec
 
 EXTRAS: Final = ("faults", "rdzv_configs")
@@ -92,7 +93,7 @@ def spec_of(item: pytest.Item, arguments: Mapping[str, Any], given: Mapping[str,
     """
     positional = arguments.get(POSITIONAL)
     if positional:
-        got = ", ".join(map(repr, positional))
+        got = ", ".join(map(one_line, positional))
         raise ArgumentError(f"{SOURCE} takes keywords only, got {got}; allowed are {', '.join(ALLOWED)}")
     check_names(SOURCE, [name for name in arguments if name != POSITIONAL], ALLOWED)
     for complaint in _complaints(_lists(arguments)):
@@ -128,7 +129,8 @@ def _unfit_for_sharing(spec: LaunchSpec, arguments: Mapping[str, Any]) -> str | 
         return f"max_restarts={spec.max_restarts}"
     if spec.min_nodes < spec.max_nodes:
         return f'nnodes="{spec.min_nodes}:{spec.max_nodes}"'
-    return "faults" if arguments.get("faults") else None
+    faults = arguments.get("faults", ())
+    return None if isinstance(faults, (list, tuple)) and not faults else "faults"
 
 
 def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> Any:
@@ -137,10 +139,11 @@ def _entry_of(item: pytest.Item, name: str, value: Any, entry: Entry | None) -> 
         return entry.value
     if isinstance(value, list):
         what = "unittest methods" if _is_unittest(item) else "by marks in pytest.param or added after collection"
-        raise ArgumentError(f"{SOURCE}({name}={value!r}): pytest cannot parametrize {what}; give one value")
+        raise ArgumentError(f"{SOURCE}({name}={one_line(value)}): pytest cannot parametrize {what}; give one value")
     assert entry is not None
     raise ArgumentError(
-        f"{SOURCE}({name}={value!r}): contradicts the list {entry.values!r} that parametrizes this test; use one"
+        f"{SOURCE}({name}={one_line(value)}): contradicts the list {one_line(entry.values)} that parametrizes this "
+        "test; use one"
     )
 
 
@@ -157,8 +160,8 @@ def _set_by_parameters(
     for name in _DIFFERS_BY_RANK:
         if name in own:
             raise ArgumentError(
-                f"parametrized argument {name!r}: got {own[name]!r}, but each rank of an elastic test has a {name} of "
-                "its own; use another name"
+                f"parametrized argument {name!r}: got {one_line(own[name])}, but each rank of an elastic test has a "
+                f"{name} of its own; use another name"
             )
     for name in swept:
         clash = next((other for other in _SET_BY[name] if other in own), None)
@@ -181,7 +184,9 @@ def _nproc_for(world_size: Any, chosen: Mapping[str, Any], given: Mapping[str, G
     """Return the number of ranks a node that makes a world of the size that a test is parametrized with."""
     source = "parametrized argument 'world_size'"
     if type(world_size) is not int or world_size < 1:
-        raise ArgumentError(f"{source}: got {world_size!r}, expected an int >= 1")
+        raise ArgumentError(f"{source}: got {one_line(world_size)}, expected an int >= 1")
+    if world_size > MOST:
+        raise ArgumentError(f"{source}: got {one_line(world_size)}, expected an int >= 1, up to {MOST}")
     rest = {name: value for name, value in chosen.items() if name != "nproc"}
     nodes = make_spec(SOURCE, rest, given)
     if nodes.min_nodes != nodes.max_nodes:
@@ -214,11 +219,12 @@ def _complain(name: str, values: list[Any]) -> str | None:
         return f"{source}: got [], expected a list with an entry for each test"
     for value in values:
         if not setting.check(value):
-            return setting.refuse(source, value) + f", in each entry of {values!r}"
+            return setting.refuse(source, value) + f", in each entry of {one_line(values)}"
     ids = [_id(name, value) for value in values]
     twice = next((value for value, text in zip(values, ids, strict=True) if ids.count(text) > 1), None)
     if twice is not None:
-        return f"{source}: got {twice!r} twice in {values!r}, expected different entries, each for one test"
+        got = f"{one_line(twice)} twice in {one_line(values)}"
+        return f"{source}: got {got}, expected different entries, each for one test"
     return None
 
 

@@ -86,7 +86,7 @@ def launch(
     trace = ""
     with EventDestination(order, tell) as destination:
         try:
-            handler = make_handler(_rendezvous_parameters(order, store_fd))
+            handler = make_handler(_rendezvous_parameters(order, store_fd), order.state_key)
             agent = _make_agent(order, handler, tell, destination, start_method)
             state = _run(order, agent, handler, destination)
         except BaseException as caught:  # noqa: BLE001 (told to the controller, whatever it is)

@@ -26,7 +26,9 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-LOOPBACK: Final = "127.0.0.1"
+from pytest_elastic.agent.signed_state import BACKENDS, make_signed_handler
+from pytest_elastic.loopback_store import LOOPBACK, host_on_loopback
+
 _DISABLE_SHARING: Final = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
@@ -105,10 +107,15 @@ class FreshPort(RendezvousHandler):
         rounds: How many rounds were completed.
         shutdowns: How often the handler was shut down.
         store: Store of the agents in the last round, or ``None``.
+
+    Args:
+        inner: The rendezvous.
+        host: The store that it uses, if it is hosted here.
     """
 
-    def __init__(self, inner: RendezvousHandler) -> None:
+    def __init__(self, inner: RendezvousHandler, host: Store | None = None) -> None:
         self._inner = inner
+        self._host = host
         self._held: socket.socket | None = None
         self.world = ""
         self.port = 0
@@ -166,6 +173,7 @@ class FreshPort(RendezvousHandler):
         """Shut the wrapped handler down, and count it."""
         self.shutdowns += 1
         self.store = None
+        self._host = None
         self._release()
         return bool(self._inner.shutdown())
 
@@ -208,8 +216,17 @@ def restore_variable(name: str, before: str | None) -> None:
         os.environ[name] = before
 
 
-def make_handler(parameters: RendezvousParameters) -> FreshPort:
-    """Make the handler of a backend through torch's registry, wrapped."""
+def make_handler(parameters: RendezvousParameters, state_key: bytes | None) -> FreshPort:
+    """Make the handler of a backend, through torch's registry if it can be had there, wrapped.
+
+    Args:
+        parameters: What it is to be.
+        state_key: Key by which its state is signed; ``None`` where others than the agents of this run may take part.
+    """
     if parameters.backend == "local":
         rendezvous_handler_registry.register("local", LocalRendezvous)
-    return FreshPort(get_rendezvous_handler(parameters))
+    if state_key is not None and parameters.backend in BACKENDS:
+        return FreshPort(make_signed_handler(parameters, state_key))
+    host, _, port = parameters.endpoint.rpartition(":")
+    here = parameters.backend == "static" and parameters.config["rank"] == 0 and host == LOOPBACK
+    return FreshPort(get_rendezvous_handler(parameters), host_on_loopback(int(port)) if here else None)

@@ -8,7 +8,7 @@ from multiprocessing import forkserver
 
 from torch.distributed import TCPStore
 
-from pytest_elastic.agent.rendezvous import LOOPBACK
+from pytest_elastic.loopback_store import LOOPBACK
 
 
 def host() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.errors import ElasticError, ElasticTimeoutError
 from pytest_elastic.one_line import one_line
+from pytest_elastic.options import is_seconds
 from pytest_elastic.report.verdict import judge, not_preloaded
 from pytest_elastic.spec import ArgumentError
 
@@ -22,8 +22,19 @@ def check_timeout(source: str, timeout: object) -> None:
         ArgumentError: It says what is allowed.
     """
     __tracebackhide__ = True
-    if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout < math.inf):  # type: ignore[operator]
+    if timeout is not None and not is_seconds(timeout):
         raise ArgumentError(f"{source}(timeout=): got {one_line(timeout)}, expected seconds > 0, or None")
+
+
+def refuse_no_bool(source: str, value: object) -> None:
+    """Refuse what is neither true nor false: ``None`` would check nothing, and the text ``"false"`` would.
+
+    Raises:
+        ArgumentError: It says what is allowed.
+    """
+    __tracebackhide__ = True
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{source}: got {one_line(value)}, expected True or False")
 
 
 def await_in(launch: Launch, what: str, found: Callable[[], T | None], timeout: float | None) -> T:

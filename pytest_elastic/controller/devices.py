@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pytest_elastic.accelerators import CPU, Survey, read_survey
+from pytest_elastic.accelerators import CPU, KINDS, Survey, read_survey
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import DeviceOrder
 from pytest_elastic.one_line import one_line
-from pytest_elastic.options import SETTINGS
+from pytest_elastic.options import MOST, SETTINGS
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
 _PACKAGES: Final = str(Path(__file__).parents[2])
@@ -180,6 +180,26 @@ class Devices:
             virtual=virtual,
         )
 
+    def allowed_words(self, name: str, word: str, environ: Mapping[str, str]) -> str | None:
+        """Return what is allowed where torch does not know a word; ``None`` if it does, or if it does not tell.
+
+        Args:
+            name: The setting: ``nproc`` or ``device``.
+            word: Its value.
+            environ: The environment.
+        """
+        if word in (CPU, "auto", *(_COUNTED if name == "nproc" else KINDS)):
+            return None
+        try:
+            private = self._survey(environ).private
+        except ElasticError:
+            return None  # told by each test that needs to know
+        if word == private:
+            return None
+        if name == "nproc":
+            return f'{SETTINGS[name].allowed}, which is "{private}"'
+        return ", ".join(f'"{each}"' for each in (CPU, *KINDS, private)) + ' or "auto"'
+
     def _number(self, nproc: int | str, environ: Mapping[str, str]) -> int:
         """Turn ``nproc`` into a number, with torchrun's meaning of its words."""
         if isinstance(nproc, int):
@@ -197,6 +217,29 @@ class Devices:
         if count == 0:
             raise TooFewDevicesError(f'needs a {kind} device for nproc="{nproc}", {_has(kind, count, environ)}')
         return count
+
+
+def check_survey(found: object) -> Survey:
+    """Check what a plugin says of the accelerators.
+
+    Raises:
+        ArgumentError: It says what is allowed.
+    """
+    if isinstance(found, Survey) and _is_survey(found.kind, found.private, found.counts, found.ids):
+        return found
+    raise ArgumentError(
+        f"pytest_elastic_find_devices: got {one_line(found)}, expected None, or a pytest_elastic.accelerators.Survey: "
+        "kind and private are of type str, counts is a dict of str to int >= 0, and ids one of str to lists of str"
+    )
+
+
+def _is_survey(kind: object, private: object, counts: object, ids: object) -> bool:
+    if not isinstance(counts, Mapping) or not isinstance(ids, Mapping):
+        return False
+    lists = [each for each in ids.values() if isinstance(each, (list, tuple))]
+    names = [kind, private, *counts, *ids, *(name for each in lists for name in each)]
+    numbers = all(type(count) is int and 0 <= count <= MOST for count in counts.values())
+    return numbers and len(lists) == len(ids) and all(isinstance(name, str) for name in names)
 
 
 def ask_torch(environ: Mapping[str, str]) -> Survey:

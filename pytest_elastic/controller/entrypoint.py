@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_elastic import worker
 from pytest_elastic.one_line import one_line
+from pytest_elastic.options import is_encodable
 from pytest_elastic.pickling import dumps
 from pytest_elastic.spec import ArgumentError
 
@@ -64,7 +65,9 @@ def make_entry_point(
     __tracebackhide__ = True
     if callable(entrypoint):
         return EntryPoint(name=name_of(entrypoint, args), function=_pickled(entrypoint, args, kwargs))
-    if not isinstance(entrypoint, (str, os.PathLike)) or not os.fspath(entrypoint):
+    # The path of a PathLike may be bytes.
+    path = os.fspath(entrypoint) if isinstance(entrypoint, (str, os.PathLike)) else ""
+    if not isinstance(path, str) or not path:
         raise ArgumentError(
             f"elastic_launch: the entry point is {one_line(entrypoint)}, expected a callable, the path of a .py file, "
             "or a command"
@@ -73,7 +76,6 @@ def make_entry_point(
         raise ArgumentError(
             f"elastic_launch(kwargs=): got {one_line(kwargs)} for a command; only a function takes keywords"
         )
-    path = os.fspath(entrypoint)
     words = tuple(os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args)
     if path.endswith(".py"):
         if not Path(path).is_file():
@@ -81,8 +83,10 @@ def make_entry_point(
         command = (sys.executable, "-u", str(_WORKER / "script.py"), path, *words)
     else:
         command = (sys.executable, "-S", str(_WORKER / "command.py"), path, *words)
-    if any("\0" in word for word in command):
-        raise ArgumentError("elastic_launch: the command has a word with a NUL character; no program can be given one")
+    for word in command:
+        if not is_encodable(word):
+            what = "a NUL character" if "\0" in word else "half of a character"
+            raise ArgumentError(f"elastic_launch: the command has a word with {what}; no program can be given one")
     return EntryPoint(name=name_of(path, words), command=command, script=path.endswith(".py"))
 
 

@@ -49,7 +49,6 @@ class FailureLog:
         return f"killed by {name}" if name is not None else f"exited with code {message.exitcode}"
 
     def _append(self, text: str) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         # One write to a file that is opened to append: what several processes write does not mix.
         log = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:

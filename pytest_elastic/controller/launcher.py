@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_elastic.controller.awaiting import refuse_no_bool
 from pytest_elastic.controller.configuring import configured, tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
 from pytest_elastic.controller.entrypoint import make_entry_point
@@ -119,6 +120,7 @@ class ElasticLaunch:
             ElasticError: An argument is not allowed, or the preloaded server could not start.
         """
         __tracebackhide__ = True
+        refuse_no_bool("elastic_launch(check=)", check)
         plan = self._prepare(
             "elastic_launch",
             entrypoint,
@@ -210,8 +212,13 @@ class ElasticLaunch:
         """Check everything, and make the plan of a launch."""
         __tracebackhide__ = True
         drop_empty_log_directory(config)
+        rdzv_configs = {} if rdzv_configs is None else rdzv_configs
+        if not isinstance(rdzv_configs, Mapping):
+            raise ArgumentError(f"{source}(rdzv_configs=): got {one_line(rdzv_configs)}, expected a dict")
+        if not isinstance(rdzv_endpoint, str):
+            raise ArgumentError(f'{source}(rdzv_endpoint=): got {one_line(rdzv_endpoint)}, expected "host:port"')
         spec = self._spec(source, settings, config, bool(rdzv_configs) or bool(rdzv_endpoint))
-        if agent not in ("process", "inline"):
+        if not isinstance(agent, str) or agent not in ("process", "inline"):
             raise ArgumentError(f'{source}(agent=): got {one_line(agent)}, expected "process" or "inline"')
         if agent_error is not None and not isinstance(agent_error, BaseException):
             raise ArgumentError(f"{source}(agent_error=): got {one_line(agent_error)}, expected an exception")
@@ -226,8 +233,9 @@ class ElasticLaunch:
             entry=entry,
             agents=agents,
             config=config,
-            rdzv_configs=rdzv_configs or {},
+            rdzv_configs=rdzv_configs,
             rdzv_endpoint=rdzv_endpoint or self._endpoint(spec, config),
+            foreign=bool(rdzv_endpoint or (config is not None and config.rdzv_endpoint)),
             inline=agent == "inline",
             agent_error=None if agent_error is None else pickle_exception(agent_error),
             faults=check_faults(

@@ -49,6 +49,7 @@ class LaunchPlan:
         directory: Where the output of the ranks goes.
         scratch: Private directory for everything else; its name is the launch's.
         key: Authentication key of the channel.
+        state_key: Key by which agents sign the state of their rendezvous; ``None`` if others may take part in it.
         name: Name of the entry point, by torchrun's rule.
         config: Fields of torch's ``LaunchConfig`` by name.
         agents: How many agents are started.
@@ -87,6 +88,7 @@ class LaunchPlan:
     environ: dict[str, str] = field(repr=False)
     cwd: str
     sys_path: list[str] = field(repr=False)
+    state_key: bytes | None = field(default=None, repr=False)
     seed: int | None = None
     backend: str | None = None
     devices: DeviceOrder = field(default_factory=DeviceOrder)
@@ -184,6 +186,7 @@ class LaunchPlan:
             scratch=str(self.scratch),
             channel=channel,
             key=self.key,
+            state_key=self.state_key,
             environ=without_coverage(self.environ),  # interpreters that become ranks are measured by what those do
             cwd=self.cwd,
             sys_path=self.sys_path,

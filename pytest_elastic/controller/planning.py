@@ -23,6 +23,7 @@ from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import Fault
 from pytest_elastic.messages import SessionOrder
 from pytest_elastic.one_line import one_line
+from pytest_elastic.services.private_directories import make_tree
 from pytest_elastic.spec import ArgumentError, LaunchSpec
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _DYNAMIC: Final = ("c10d", "etcd-v2")
 _OTHERWISE_GIVEN: Final = ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
 _HOST: Final = r"(?:\[[0-9a-fA-F:.%\w]+\]|[\w.-]+)"
+MOST_RANKS: Final = 4096
+"""More than any machine runs; a number that has a digit too many is told, and not tried."""
 HOST_AND_PORT: Final = re.compile(_HOST + r":(?P<port>\d{1,5})")
 """What ``rdzv_endpoint`` may be."""
 HOST_OR_BOTH: Final = re.compile(_HOST + r"(?::(?P<port>\d{1,5}))?")
@@ -51,6 +54,7 @@ class Request:
         config: torch's own settings, in place of ours.
         rdzv_configs: Settings of the rendezvous backend.
         rdzv_endpoint: Its endpoint, or an empty text.
+        foreign: The endpoint was given: others than this run may meet there too.
         inline: The agent runs inside pytest.
         agent_error: Pickled exception for the agents to raise, or ``None``.
         faults: What the launch is to suffer.
@@ -66,6 +70,7 @@ class Request:
     config: LaunchConfig | None = None
     rdzv_configs: Mapping[str, Any]
     rdzv_endpoint: str = ""
+    foreign: bool = False
     inline: bool = False
     agent_error: bytes | None = None
     faults: tuple[Fault, ...] = ()
@@ -111,6 +116,11 @@ def make_plan(
         virtual=torchs is not None and torchs.virtual_local_rank,
         choose=choose,
     )
+    if (ranks := placement.nproc * most) > MOST_RANKS:
+        raise ArgumentError(
+            f"{request.source}(nproc=): got {placement.nproc}, which with nnodes {most} is {ranks} ranks; expected at "
+            f"most {MOST_RANKS} on one machine"
+        )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
     for name, value in config.items():
         refuse_unsendable(f"elastic_launch(config=): {name}", value)
@@ -123,7 +133,7 @@ def make_plan(
         raise ArgumentError(f'{request.source}(agent="inline"): runs one agent, but nnodes asks for {agents}')
     try:
         scratch.mkdir(mode=0o700)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_tree(directory)
     except OSError as error:
         who = "--elastic-log-dir: " if scratch not in directory.parents else ""
         raise ElasticError(f"{who}cannot make {directory}: {error.strerror}") from error
@@ -233,7 +243,9 @@ def check_rendezvous(source: str, backend: str, endpoint: object, settings: obje
     if not isinstance(settings, Mapping):
         raise ArgumentError(f"{source}(rdzv_configs=): got {one_line(settings)}, expected a dict")
     if not isinstance(endpoint, str) or (endpoint and not _is_endpoint(endpoint, form)):
-        raise ArgumentError(f'{source}(rdzv_endpoint=): got {one_line(endpoint)}, expected "host:port"')
+        # A URL may have a password in it.
+        shown = re.sub(r"(?s)^.*@", "...@", endpoint) if isinstance(endpoint, str) else endpoint
+        raise ArgumentError(f'{source}(rdzv_endpoint=): got {one_line(shown)}, expected "host:port"')
     if endpoint and backend == "local":
         raise ArgumentError(
             f'{source}(rdzv_endpoint=): got {one_line(endpoint)}, but rdzv_backend "local" has no endpoint; leave it '

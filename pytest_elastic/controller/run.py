@@ -19,7 +19,7 @@ import pytest
 
 from pytest_elastic.accelerators import Survey
 from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
-from pytest_elastic.controller.devices import Devices, Placement, ask_torch
+from pytest_elastic.controller.devices import Devices, Placement, ask_torch, check_survey
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.failure_log import FILE_NAME
 from pytest_elastic.controller.kept import KeptGroups, Sharing
@@ -65,6 +65,7 @@ class ElasticRun:
         self._config = config
         self._owner = os.getpid()
         self._directory: Path | None = None
+        self._state_key = os.urandom(32)
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
         self._torch_only: PreloadedServer | None = None
@@ -116,6 +117,19 @@ class ElasticRun:
             self._server.preload(self._preload_order())
         else:
             self.close()
+
+    def refuse_unknown_words(self) -> None:
+        """Refuse words in options and ini keys that torch does not know; all tests would fail with them.
+
+        Raises:
+            pytest.UsageError: It says what is allowed.
+        """
+        for name in ("nproc", "device"):
+            given = self.given.get(name)
+            if given is not None and isinstance(given.value, str):
+                allowed = self._devices.allowed_words(name, given.value, os.environ)
+                if allowed is not None:
+                    raise pytest.UsageError(f"{given.source}: got {one_line(given.value)}, expected {allowed}")
 
     def _preload_order(self) -> PreloadOrder:
         # Each of the ranks would import it otherwise.
@@ -281,6 +295,7 @@ class ElasticRun:
             nodeid=nodeid,
             failure_log=failure_log,
             coverage=coverage,
+            state_key=None if request.foreign else self._state_key,
             devices=turn.devices,
             turn=turn,
         )
@@ -300,12 +315,7 @@ class ElasticRun:
 
     def _find_devices(self, environ: Mapping[str, str]) -> Survey:
         found = self._config.hook.pytest_elastic_find_devices(config=self._config, environ=environ)
-        if found is not None and not isinstance(found, Survey):
-            raise ElasticError(
-                f"pytest_elastic_find_devices: got {one_line(found)}, "
-                "expected a pytest_elastic.accelerators.Survey, or None"
-            )
-        return found if found is not None else ask_torch(environ)
+        return check_survey(found) if found is not None else ask_torch(environ)
 
     def make_temporary_directory(self) -> Path:
         """Make a directory in which the ranks of a test have their temporary directories; kept as pytest's own are."""

@@ -11,13 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_elastic import clock, kernel
-from pytest_elastic.controller.awaiting import await_in, check_timeout
+from pytest_elastic.controller.awaiting import await_in, check_timeout, refuse_no_bool
 from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.output_watch import LineSearch
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import is_signal
 from pytest_elastic.one_line import one_line
+from pytest_elastic.options import MOST
+from pytest_elastic.report.describe import signal_name
 from pytest_elastic.report.verdict import Verdict, judge
 from pytest_elastic.spec import ArgumentError, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
@@ -230,19 +232,19 @@ class RunningLaunch:
     def kill(self, *, rank: int) -> None:
         """End a rank with SIGKILL."""
         __tracebackhide__ = True
-        self._signal("kill", rank, signal.SIGKILL, f"run.kill(rank={rank})")
+        self._signal("kill", rank, signal.SIGKILL, "run.kill(rank={})")
 
     def signal(self, *, rank: int, sig: int) -> None:
         """Send a signal to a rank."""
         __tracebackhide__ = True
         if not is_signal(sig):
             raise ArgumentError(f"run.signal(sig=): got {one_line(sig)}, expected a signal such as signal.SIGTERM")
-        self._signal("signal", rank, sig, f"run.signal(rank={rank}, sig={signal.Signals(sig).name})")
+        self._signal("signal", rank, sig, f"run.signal(rank={{}}, sig={signal_name(-sig)})")
 
     def stop(self, *, rank: int) -> None:
         """Stop a rank with SIGSTOP, a straggler, and wait until it has stopped."""
         __tracebackhide__ = True
-        state = self._signal("stop", rank, signal.SIGSTOP, f"run.stop(rank={rank})")
+        state = self._signal("stop", rank, signal.SIGSTOP, "run.stop(rank={})")
         deadline = clock.monotonic() + 10.0
         while state.alive() and state.pid is not None and not kernel.is_stopped(state.pid):
             if clock.monotonic() > deadline:
@@ -267,7 +269,7 @@ class RunningLaunch:
             raise ArgumentError(f"run.{call}(rank=): got {rank}, but the world has {_ranks(len(ranks))}")
         if not state.alive():
             raise ElasticError(f"run.{call}(rank={rank}): rank {rank} has ended already ({_describe(state).state})")
-        self._launch.do(lambda do: do.signal_rank(state, signum, why))
+        self._launch.do(lambda do: do.signal_rank(state, signum, why.format(rank)))
         return state
 
     # --- waiting ---
@@ -323,6 +325,8 @@ class RunningLaunch:
         check_timeout("run.wait_for_world", timeout)
         if type(world_size) is not int or world_size < 1:
             raise ArgumentError(f"run.wait_for_world(): got {one_line(world_size)}, expected an int >= 1")
+        if world_size > MOST:
+            raise ArgumentError(f"run.wait_for_world(): got {one_line(world_size)}, expected an int >= 1, up to {MOST}")
         what = f"a world of {world_size} rank{'' if world_size == 1 else 's'}"
         self._await(what, lambda: len(self._launch.sound_world()) == world_size or None, timeout)
 
@@ -341,6 +345,7 @@ class RunningLaunch:
         """
         __tracebackhide__ = True
         check_timeout("run.wait", timeout)
+        refuse_no_bool("run.wait(check=)", check)
         self._told = True
         self._launch.let_end(timeout)
         return self._owner.finish(self._launch, check=check)
@@ -366,9 +371,15 @@ class RunningLaunch:
         __tracebackhide__ = True
         if type(rank) is not int or rank < 0:
             raise ArgumentError(f"run.{call}(rank=): got {one_line(rank)}, expected an int >= 0")
-        most = self._launch.plan.nproc * int(self._launch.plan.config["max_nodes"])
-        if rank >= most:
-            raise ArgumentError(f"run.{call}(rank=): got {rank}, but the launch has at most {_ranks(most)}")
+        if rank >= self._most:
+            raise ArgumentError(
+                f"run.{call}(rank=): got {one_line(rank)}, but the launch has at most {_ranks(self._most)}"
+            )
+
+    @property
+    def _most(self) -> int:
+        """The most ranks that a world of the launch may have."""
+        return self._launch.plan.nproc * int(self._launch.plan.config["max_nodes"])
 
     def _snapshot(self) -> LaunchResult:
         return judge(self._launch.snapshot()).result

@@ -592,7 +592,7 @@ class Supervisor:
         self.purpose.close()
         self._selector.close()
         for semaphore in glob.glob(f"/dev/shm/sem.{self.name}-*"):
-            with contextlib.suppress(FileNotFoundError):  # the resource tracker may be quicker
+            with contextlib.suppress(OSError):  # the resource tracker may be quicker, and the file somebody else's
                 os.unlink(semaphore)
 
     def make_record(self, *, goes_on: bool = False) -> LaunchRecord:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,7 +11,11 @@ import pytest
 from pytest_elastic.controller.devices import Placement, cores
 from pytest_elastic.fixtures import is_xdist_worker, run_directory
 from pytest_elastic.messages import DeviceOrder
+from pytest_elastic.services.private_directories import machine_directory
 from pytest_elastic.services.slots import Lease, Pool, Slots, Waiting, Want
+
+_MOST_SLOTS: Final = 4096
+"""Each is a name, and they are looked through."""
 
 
 class Turn:
@@ -82,14 +83,14 @@ class Turns:
         cpu_slots: int | None,
         give_back: Callable[[], object],
     ) -> None:
-        self._capacity = cpu_slots if cpu_slots is not None else cores()
+        self._capacity = min(cpu_slots, _MOST_SLOTS) if cpu_slots is not None else cores()
         self._give_back = give_back
         self._slots = Slots()
         factory = getattr(config, "_tmp_path_factory", None)
         self._cpus: Pool | None = None
         if is_xdist_worker(config) and factory is not None:  # -p no:tmpdir: there is no place that workers share
             self._cpus = Pool(run_directory(config, factory) / "slots")
-        self._devices = Pool(Path(tempfile.gettempdir()) / f"pytest-elastic-devices-{os.getuid()}")
+        self._devices = Pool(lambda: machine_directory("devices"))
 
     def take(self, placement: Placement, timeout: float | None, waits: Callable[[Waiting], object]) -> Turn:
         """Wait until a launch may start.

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_elastic.errors import EtcdServerError
+from pytest_elastic.one_line import one_line
+from pytest_elastic.options import MOST
 from pytest_elastic.services import keeper
 from pytest_elastic.services.etcd_binary import find_etcd
 from pytest_elastic.services.etcd_start import (
@@ -139,7 +141,16 @@ class EtcdServer:
         return self._client
 
     def output(self, lines: int = OUTPUT_LINES) -> str:
-        """Return the last lines that etcd wrote; after its end those that were the last."""
+        """Return the last lines that etcd wrote; after its end those that were the last.
+
+        Args:
+            lines: How many, from 1 on.
+
+        Raises:
+            EtcdServerError: It is no such number.
+        """
+        if type(lines) is not int or not 1 <= lines <= MOST:
+            raise EtcdServerError(f"EtcdServer.output(): got {one_line(lines)}; it is a number of lines, an int >= 1")
         text = tail(self._home / keeper.LOG, lines)
         return self._last_output if text is None else text
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from pytest_elastic.errors import EtcdServerError
+from pytest_elastic.one_line import one_line
+from pytest_elastic.options import is_seconds
 from pytest_elastic.services import keeper
 from pytest_elastic.services.etcd_binary import WITH_NO_FSYNC, EtcdBinary, etcd_environ
 from pytest_elastic.services.process import POLL, KeeperState, ProcessId, wait_until
@@ -40,6 +42,9 @@ def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: in
         f"--initial-cluster=pytest-elastic={peer}",
         f"--initial-cluster-token={home.name}",
         "--enable-v2=true",
+        # Pages of the web that a browser of this machine shows have names of their own, and are not to read it.
+        f"--host-whitelist={HOST},localhost",
+        f"--cors={client}",
         # With etcd's own 1000 ms a new server waits up to that long before it makes itself the leader.
         "--heartbeat-interval=10",
         "--election-timeout=100",
@@ -90,8 +95,8 @@ def wait_ready(home: Path, port: int, *, run: int, timeout: float) -> KeeperStat
 
 def check_timeout(who: str, timeout: float) -> None:
     """Refuse a time that is none."""
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise EtcdServerError(f"{who}: got timeout={timeout!r}; it is the seconds to wait, a number above 0")
+    if not is_seconds(timeout):
+        raise EtcdServerError(f"{who}: got timeout={one_line(timeout)}; it is the seconds to wait, a number above 0")
 
 
 def not_ready(home: Path, what: str) -> EtcdServerError:

@@ -16,15 +16,15 @@ import errno
 import os
 import random
 import socket
-import stat
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic.errors import PortError
+from pytest_elastic.one_line import one_line
+from pytest_elastic.services.private_directories import machine_directory, make_private
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -44,6 +44,8 @@ FLOORS: Final = (20000, 10000, 1024)
 ENOUGH: Final = 1024
 
 GUARD_TIMEOUT: Final = 30.0
+
+_MOST_PORTS: Final = 2**16 - 1
 
 
 class PortReservations:
@@ -79,7 +81,11 @@ class PortReservations:
             PortError: ``n`` is no such number, there are not enough, or a lock cannot be made.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise PortError(f"{who}: got {n!r}; n is the number of ports, an int from 1 on", wanted=0)
+            raise PortError(f"{who}: got {one_line(n)}; n is the number of ports, an int from 1 on", wanted=0)
+        if n > _MOST_PORTS:
+            raise PortError(
+                f"{who}: got {one_line(n)}; n is the number of ports, of which there are {_MOST_PORTS}", wanted=n
+            )
         if os.getpid() != self._pid:
             self._leave_to_parent()
         with self._threads:
@@ -210,23 +216,7 @@ class PortReservations:
 
 def default_lock_dir() -> Path:
     """Name the directory in which all runs of this user on this machine lock their ports."""
-    return Path(tempfile.gettempdir()) / f"pytest-elastic-ports-{os.getuid()}"
-
-
-def make_private(directory: Path) -> None:
-    """Make a directory that nobody else can write to, or see to it that it is one.
-
-    Raises:
-        OSError: It cannot be made, or it is somebody else's, or a link.
-    """
-    with suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            f"it must be a directory of user {os.getuid()} with mode 0700,"
-            f" but is {stat.filemode(found.st_mode)} of user {found.st_uid}"
-        )
+    return machine_directory("ports")
 
 
 def file_lock(path: Path) -> BaseFileLock:

@@ -59,7 +59,8 @@ def main(pytest_pid: int, directory: str) -> None:
     name = os.path.basename(directory)
     end_marked(f"PYTEST_ELASTIC_RUN={name}".encode())
     for semaphore in glob.glob(f"/dev/shm/sem.{glob.escape(name)}-*"):
-        os.unlink(semaphore)
+        with contextlib.suppress(OSError):  # anybody may have made a file of that name
+            os.unlink(semaphore)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -21,12 +21,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.services.ports import drop, file_lock, make_private, try_acquire
+from pytest_elastic.services.ports import drop, file_lock, try_acquire
+from pytest_elastic.services.private_directories import make_private
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -46,17 +48,21 @@ class Pool:
     """The slots of one directory, and those of them that this process has.
 
     Args:
-        directory: Shared by all that share the slots; made if it does not exist.
+        directory: Shared by all that share the slots, or what finds it when it is needed; made if it does not exist.
 
     Attributes:
         own: Name to lock of the slots that this process has; only under the guard.
         users: Name to the number of this process's leases of it; only under the guard.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path | Callable[[], Path]) -> None:
+        self._place = directory
         self.own: Final[dict[str, BaseFileLock]] = {}
         self.users: Final[dict[str, int]] = {}
+
+    @cached_property
+    def _directory(self) -> Path:
+        return self._place if isinstance(self._place, Path) else self._place()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -77,7 +83,10 @@ class Pool:
                 "end that process"
             ) from None
         except (OSError, NotImplementedError) as error:
-            raise SlotError(f"cannot take slots: no file lock in {str(self._directory)!r}: {error}") from None
+            raise SlotError(
+                f"cannot take slots: no file lock in {str(self._directory)!r}: {error}; set TMPDIR to a directory that "
+                "you alone can write to"
+            ) from None
         try:
             yield
         finally:

@@ -13,6 +13,8 @@ import os
 import sys
 import threading
 
+from pytest_elastic.loopback_store import host_on_loopback
+
 
 def stop_reverse_lookups() -> None:
     """Make c10d of this process, and of what it forks, stop looking up the names of its peers. Takes 4 ms."""
@@ -24,10 +26,6 @@ def stop_reverse_lookups() -> None:
 
 
 def _fail_one_lookup() -> None:
-    from torch._C._distributed_c10d import (
-        TCPStore,
-    )  # torch.distributed may still be in the middle of its import
-
     libc = ctypes.CDLL(None)
     try:
         init, state = libc.__res_init, libc.__res_state
@@ -41,7 +39,7 @@ def _fail_one_lookup() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        host_on_loopback(0)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

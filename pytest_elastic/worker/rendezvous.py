@@ -6,6 +6,8 @@ a second (torch/csrc/distributed/c10d/TCPStore.cpp, an exponential back-off), wh
 A second ``init_process_group`` would connect some ranks to the store of the first, which rank 0 is just closing. So
 rank 0 keeps its store until it ends, and each further group of a process finds its keys under a prefix of its own:
 every rank makes the same groups in the same order.
+
+And rank 0 opens MASTER_PORT on the loopback address only, which torch's own store would not.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlparse
 
 from pytest_elastic import clock
+from pytest_elastic.loopback_store import LOOPBACK, host_on_loopback
 
 _INTERVAL: Final = 0.001
-_LOOPBACK: Final = ("127.0.0.1", "localhost")
+_LOOPBACK: Final = (LOOPBACK, "localhost")
 
 
 _stores: Final[list[dict[str, Any]]] = []
@@ -67,6 +70,11 @@ def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator
             return
         if rank != "0":
             wait_for_port(int(port), timeout.total_seconds())
+        elif port not in kept and _may_host(host, query):
+            # torch's store, which it opens on every address, finds this one and shares its server.
+            hosted = host_on_loopback(int(port), timeout)
+            if hosted is not None:
+                kept[port] = hosted
         for store, number, size in handler(url, timeout=timeout, **kwargs):
             if rank == "0":
                 kept.setdefault(port, store)
@@ -75,6 +83,15 @@ def _dependable(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator
             yield (PrefixStore(f"group-{group}", store) if group else store), number, size
 
     return rendezvous
+
+
+def _may_host(host: str, query: dict[str, list[str]]) -> bool:
+    """Tell whether rank 0's store may be opened here, on 127.0.0.1.
+
+    Not for other names of this machine: some ranks might look for it at another address of the same name. And not where
+    torch is told which kind of server to open.
+    """
+    return host == LOOPBACK and "use_libuv" not in query and os.environ.get("USE_LIBUV", "1") == "1"
 
 
 def wait_for_port(port: int, timeout: float) -> bool:

@@ -368,7 +368,8 @@ def test_every_argument_has_wrong_values() -> None:
 )
 def test_a_wrong_value(elastic_launch: ElasticLaunch, name: str, value: Any) -> None:
     text = refused(elastic_launch, **{name: value})
-    assert text.startswith(f"elastic_launch({name}=): got {value!r}, expected ")
+    assert text.startswith(f"elastic_launch({name}=): got {SETTINGS[name].show(value)}, expected ")
+    assert name == "env" or f"got {value!r}," in text
     assert WRONG[name][1] in text
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_elastic.channel import FrameDecoder, Outbox, Peer
 
+from ..fuzzing import fuzz
+
 
 def frames_of(payloads: list[bytes]) -> bytes:
     """What ``multiprocessing.connection`` really writes."""
@@ -28,6 +30,7 @@ def frames_of(payloads: list[bytes]) -> bytes:
         return data
 
 
+@fuzz(100)
 @given(payloads=st.lists(st.binary(max_size=300), max_size=20), cuts=st.lists(st.integers(1, 200), max_size=50))
 def test_frames_survive_being_cut_anywhere(payloads: list[bytes], cuts: list[int]) -> None:
     data = frames_of(payloads)
@@ -53,6 +56,7 @@ def test_a_size_that_cannot_be_is_refused() -> None:
         FrameDecoder().feed(struct.pack("!i", -7))
 
 
+@fuzz(100)
 @given(noise=st.binary(max_size=400))
 def test_noise_neither_hangs_nor_crashes_the_decoder(noise: bytes) -> None:
     decoder = FrameDecoder()

@@ -82,7 +82,8 @@ def test_a_bad_value_is_one_line_that_says_who_got_what_and_what_is_allowed(name
         make_spec("marker elastic", {name: value}, {})
     text = str(error.value)
     assert "\n" not in text
-    assert text == f"marker elastic({name}=): got {value!r}, expected {SETTINGS[name].allowed}"
+    assert text == f"marker elastic({name}=): got {SETTINGS[name].show(value)}, expected {SETTINGS[name].allowed}"
+    assert name == "env" or f"got {value!r}," in text
 
 
 def test_every_launch_argument_has_a_bad_value_above() -> None:
@@ -97,3 +98,22 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_others() -> None:
 def test_names_beside_a_config_are_few() -> None:
     with pytest.raises(ArgumentError, match=r"elastic_launch\(config=\) has no argument 'nproc'; allowed are timeout"):
         check_names("elastic_launch(config=)", ["nproc"], ("timeout", "env"))
+
+
+@pytest.mark.parametrize(
+    ("env", "shown"),
+    [
+        ({"TOKEN": "hunter2", "A": 1}, "{'A': 1}"),
+        ({"TOKEN": b"hunter2"}, "{'TOKEN': <bytes>}"),
+        ({"TOKEN": "hunter2\0"}, "{'TOKEN': <a str that no environment can hold>}"),
+        ({"TOKEN": "hunter2", "A": None}, "{'A': None}"),
+        ({"TOKEN": "hunter2", "": "hunter2"}, "{'': <str>}"),
+        (["TOKEN=hunter2"], "a list"),
+        ("TOKEN=hunter2", "a str"),
+        ("TOKEN=hunter2\nA hunter2", "'A'"),
+    ],
+)
+def test_what_variables_hold_is_not_shown(env: object, shown: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        make_spec("marker elastic", {"env": env}, {})
+    assert str(error.value) == f"marker elastic(env=): got {shown}, expected a dict of str to str"
