@@ -199,14 +199,19 @@ class ElasticItem:
         """Wait for the end of a phase on all ranks, and raise what is to be raised in it."""
         __tracebackhide__ = True
         assert self._launch is not None
+        refused = ""
         try:
             if not self._judgements and not self._goes_on(self._launch, when):
                 self._judge(self._launch)
+        except ElasticError as error:
+            self._interrupted, refused = True, str(error)
         except BaseException:
             # Another plugin's time-out, say: the launch has been ended, and tells where its ranks were.
             self._interrupted = True
             self._record = self._launch.record
             raise
+        if refused:
+            _refuse(refused)
         for judgement in self._judgements:
             self._raise_for(judgement, when)
         if self._differing and when == "teardown":
@@ -261,6 +266,7 @@ class ElasticItem:
         unsaved = save_examples(self._item, ranks)
         messages += [unsaved] if unsaved else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
+        messages += record.notes
         messages += _leaks_of(ranks)
         if self._measures_nothing():
             messages.append(

@@ -27,6 +27,7 @@ from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import TearDown
 from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.scarcity import Scarcity
 
 T = TypeVar("T")
 
@@ -98,11 +99,13 @@ class Launch:
         Raises:
             BaseException: Whatever interrupts the wait (Ctrl-C, a time-out of another plugin); the launch is ended.
         """
+        __tracebackhide__ = True
         self.wait_until(lambda: self.settled)
         if not self.settled:
             self._thread.join()
         if self._supervisor.error is not None:
-            raise self._supervisor.error
+            with Scarcity(f"{self.work_name or 'the launch'} could not go on"):
+                raise self._supervisor.error
         assert self._supervisor.record is not None
         if self._supervisor.debugging.quits and self.plan.work != "test":
             pytest.exit("Quitting debugger")
@@ -203,6 +206,7 @@ class Launch:
         Raises:
             BaseException: As for :meth:`wait`.
         """
+        __tracebackhide__ = True
         if self._last:
             return self.wait()
         self.wait_until(lambda: self.test_is_over() or in_trouble(self.roster.last_world()))

@@ -44,6 +44,7 @@ from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import SETTINGS, Given
+from pytest_elastic.scarcity import Scarcity
 from pytest_elastic.services.slots import Waiting
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
@@ -104,7 +105,9 @@ class ElasticRun:
     def start_early(self) -> None:
         """Start the server while tests are still being collected: both import torch at the same time."""
         if self._server is None and threading.current_thread() is threading.main_thread():
-            self._server = self._start_server()
+            # Where that cannot be, the first launch tries again, and its test says why.
+            with contextlib.suppress(ElasticError), Scarcity("the preloaded server"):
+                self._server = self._start_server()
 
     def collected(self, files: tuple[str, ...], modules: dict[str, str]) -> None:
         """Take note of which files hold tests that use ranks; without one, end a server that was started early."""
@@ -113,7 +116,8 @@ class ElasticRun:
         if self._server is None:
             return
         if files:
-            self._server.preload(self._preload_order())
+            with contextlib.suppress(ElasticError), Scarcity("the preloaded server"):
+                self._server.preload(self._preload_order())
         else:
             self.close()
 
@@ -200,8 +204,13 @@ class ElasticRun:
 
     def _start_server(self, *, torch_only: bool = False) -> PreloadedServer:
         if self._directory is None:
-            self._directory = make_run_directory()
-            self._reaper = Reaper(self._directory)
+            directory = make_run_directory()
+            try:
+                self._reaper = Reaper(directory)
+            except BaseException:
+                remove_run_directory(directory)
+                raise
+            self._directory = directory
             self._environ_at_start = dict(os.environ)
         make = partial(
             PreloadedServer,
@@ -326,7 +335,8 @@ class ElasticRun:
         """The run's private directory; the server is started with it."""
         with self._servers:
             if self._directory is None:
-                self._server = self._start_server()
+                with Scarcity("the preloaded server could not start"):
+                    self._server = self._start_server()
             assert self._directory is not None
             return self._directory
 
@@ -384,14 +394,16 @@ class ElasticRun:
 
     def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
+        __tracebackhide__ = True
         try:
-            launch = self._start_launch(plan, test, held_open)
-            if plan.needs_safe_server and self._unsafe is None:
-                launch.wait_until(lambda: launch.admitted)
-                if launch.unsafe is not None:
-                    launch.close()
-                    self._unsafe = self._untold = launch.unsafe
-                    launch = self._start_launch(plan, test, held_open)
+            with Scarcity("the launch could not start"):
+                launch = self._start_launch(plan, test, held_open)
+                if plan.needs_safe_server and self._unsafe is None:
+                    launch.wait_until(lambda: launch.admitted)
+                    if launch.unsafe is not None:
+                        launch.close()
+                        self._unsafe = self._untold = launch.unsafe
+                        launch = self._start_launch(plan, test, held_open)
         except BaseException:
             _turn_of(plan).end()
             raise

@@ -619,6 +619,7 @@ class Supervisor:
             events=tuple(self.roster.events),
             leftovers=tuple(self.roster.leftovers),
             warnings=tuple(self.roster.warnings),
+            notes=tuple(self.roster.notes),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._server.last_words()

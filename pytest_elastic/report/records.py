@@ -114,6 +114,7 @@ class LaunchRecord:
         goes_on: The launch is not over: its ranks have run a test, and wait for another.
         timeout_by: Who set the deadline, where that is another plugin.
         unreachable: The endpoint of the rendezvous, where it took no connections at the deadline; else empty.
+        notes: What else whoever launched it is to know.
     """
 
     name: str
@@ -139,6 +140,7 @@ class LaunchRecord:
     goes_on: bool = False
     timeout_by: str = ""
     unreachable: str = ""
+    notes: tuple[str, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""
