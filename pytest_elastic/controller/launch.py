@@ -30,6 +30,8 @@ from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.scarcity import Scarcity
 
 T = TypeVar("T")
+_INTERVAL: Final = 0.5
+"""Seconds between two looks at what nobody announces."""
 
 
 class Launch:
@@ -42,6 +44,7 @@ class Launch:
         progress: Shows how it goes on.
         stream: What ranks write goes to the terminal as well as to their logs.
         terminal: The person's terminal, for debuggers.
+        abandoned: Tells whether nobody is there any more who wants to know how it ends.
 
     Attributes:
         plan: What is run.
@@ -58,8 +61,10 @@ class Launch:
         progress: Progress,
         stream: bool,
         terminal: Terminal,
+        abandoned: Callable[[], bool],
     ) -> None:
         self._progress = progress
+        self._abandoned = abandoned
         self.plan: Final = plan
         self.rests = False
         self.fit = True
@@ -154,7 +159,9 @@ class Launch:
                         break
                     self._progress.tick(self)
                     # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
-                    supervisor.changed.wait(min(1.0, left))
+                    supervisor.changed.wait(min(_INTERVAL, left))
+                    if self._abandoned():
+                        raise KeyboardInterrupt("the main process of pytest-xdist is gone")
                     self._live.show()
             finally:
                 supervisor.awaited.remove(is_enough)

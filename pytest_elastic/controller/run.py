@@ -65,6 +65,8 @@ class ElasticRun:
         self.given: Final = given
         self._config = config
         self._owner = os.getpid()
+        # execnet gives a worker five seconds to notice.
+        self._main = os.getppid() if hasattr(config, "workerinput") else None
         self._directory: Path | None = None
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
@@ -433,6 +435,7 @@ class ElasticRun:
                 progress=self.progress,
                 stream=self.streams,
                 terminal=self._terminal,
+                abandoned=self._is_abandoned,
             )
             # One that finds its server unfit is started once more, from another.
             over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())
@@ -457,6 +460,10 @@ class ElasticRun:
                 "a time, so give this one a longer timeout or launch it later"
             )
         return self._inline_turn.release
+
+    def _is_abandoned(self) -> bool:
+        """Tell whether this is a worker of pytest-xdist whose main process has ended."""
+        return self._main is not None and os.getppid() != self._main
 
     @property
     def streams(self) -> bool:

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,6 +175,8 @@ def start_session(
     within: Sequence[str] = (),
     environ: Mapping[str, str | None] | None = None,
     file: str = "test_it.py",
+    prepare: Callable[[], object] | None = None,
+    xdist: bool = False,
 ) -> Iterator[Session]:
     """Start pytest.
 
@@ -185,6 +188,8 @@ def start_session(
         within: A command that runs the command that is appended to it, in the surroundings that are wanted.
         environ: Environment variables; ``None`` takes one away.
         file: Name of the test file.
+        prepare: Called in the new process before it is pytest, instead of giving it a session of its own.
+        xdist: Load pytest-xdist.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "conftest.py").write_text(CONFTEST + conftest)
@@ -194,16 +199,17 @@ def start_session(
         record.chmod(0o777)
         (temporary := record / "temporary").mkdir(mode=0o777)
         temporary.chmod(0o777)
+        without = () if xdist else ("-p", "no:xdist")
         with (record / "output").open("wb") as output:
             process = subprocess.Popen(
-                [*within, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *options],
+                [*within, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *without, *options],
                 cwd=directory,
                 env=own_environment(record, temporary, environ or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
-                preexec_fn=_begin,
+                start_new_session=prepare is None,
+                preexec_fn=partial(_begin, prepare),
             )
         session = Session(process=process, record=record, temporary=temporary, output=record / "output")
         try:
@@ -212,10 +218,12 @@ def start_session(
             session.end()
 
 
-def _begin() -> None:
+def _begin(prepare: Callable[[], object] | None) -> None:
     kernel.die_with_parent(os.getppid())
     # A background job of a shell begins with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if prepare is not None:
+        prepare()
 
 
 def run_session(directory: Path, *options: str, **surroundings: Any) -> Outcome:

@@ -113,6 +113,7 @@ def test_etcd(etcd_server): assert etcd_server.alive
 )
 
 
+@pytest.mark.soak
 def test_directories_and_ids_with_long_names_spaces_and_unicode(tmp_path: Path) -> None:
     """Also for what is put there: the logs and, unless a socket's path would be too long, temporary files."""
     directory = tmp_path / "with space" / "ünïcödé 日本" / ("x" * 255)
