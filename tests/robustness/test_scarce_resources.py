@@ -44,7 +44,7 @@ def test_64_descriptors_are_enough_for_few_ranks_and_too_few_is_told(tmp_path: P
     assert outcome.verdicts["test_wide"].startswith("failed")
     assert "Too many open files (this process may open 64 files; raise `ulimit -n`" in outcome.texts["test_wide"]
     outcome.assert_nothing_is_left()
-    assert outcome.seconds < 50  # and no test has waited for its deadline
+    assert "timed out" not in outcome.output
 
 
 @pytest.mark.soak
@@ -218,7 +218,7 @@ def test_no_network_at_all(tmp_path: Path) -> None:
         assert "ranks meet on 127.0.0.1, which cannot be reached: Network is unreachable" in outcome.texts[test]
         assert "`ip link set lo up`" in outcome.texts[test]
     outcome.assert_nothing_is_left()
-    assert outcome.seconds < 50
+    assert "timed out" not in outcome.output
 
 
 @pytest.mark.soak
