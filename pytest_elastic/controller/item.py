@@ -47,6 +47,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
+from pytest_elastic.scarcity import Scarcity
 from pytest_elastic.spec import LaunchSpec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
@@ -105,7 +106,8 @@ class ElasticItem:
         __tracebackhide__ = True
         refused, skip = "", False
         try:
-            step()
+            with Scarcity("the launch could not start"):
+                step()
         except ElasticError as error:
             refused = str(error)
             skip = isinstance(error, TooFewDevicesError) and not self._run.setting("strict")

@@ -39,6 +39,7 @@ class RankRecord:
         fault: What sent it a signal on purpose last, or an empty text.
         fault_signal: That signal.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
+        server_said: Last line of the preloaded server's log, where the rank ended before it could start.
     """
 
     id: RankId
@@ -55,6 +56,12 @@ class RankRecord:
     fault: str = ""
     fault_signal: int = 0
     was_stopped: bool = False
+    server_said: str = ""
+
+    @property
+    def never_started(self) -> bool:
+        """It ended by itself, badly, before it said a word."""
+        return self.hello_ns is None and self.exited is not None and self.exited.exitcode > 0 and not self.killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
