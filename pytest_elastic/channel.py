@@ -8,6 +8,7 @@ because it reads many peers in one thread and must never block on one that stopp
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import selectors
@@ -255,6 +256,7 @@ class Reception:
         self._proven: list[socket.socket] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._scarce: OSError | None = None
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -262,7 +264,7 @@ class Reception:
         self._listener.listen(4096)
         self._listener.setblocking(False)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        selector.register(self._wake_r, selectors.EVENT_READ, self._hand_over)
+        selector.register(self._wake_r, selectors.EVENT_READ, self._woken)
 
     def wake(self) -> None:
         """Wake the thread that waits on the selector; may be called from any thread."""
@@ -282,15 +284,17 @@ class Reception:
         thread.start()
 
     def _prove(self, caller: socket.socket) -> None:
-        connection = Connection(os.dup(caller.fileno()))
+        proven = False
         try:
-            deliver_challenge(connection, self._key)
-            answer_challenge(connection, self._key)
-            proven = True
-        except (AuthenticationError, EOFError, OSError):
-            proven = False
-        finally:
-            connection.close()
+            # Its number is not to be used by others before the proof is over.
+            with Connection(os.dup(caller.fileno())) as connection:
+                deliver_challenge(connection, self._key)
+                answer_challenge(connection, self._key)
+                proven = True
+        except (AuthenticationError, EOFError):
+            pass
+        except OSError as error:
+            self._scarce = error if error.errno == errno.EMFILE else None
         with self._lock:
             self._proving.pop(threading.current_thread(), None)
             if proven and not self._closed:
@@ -299,6 +303,13 @@ class Reception:
                 os.write(self._wake_w, b"w")
             else:
                 caller.close()
+                if self._scarce is not None and not self._closed:
+                    os.write(self._wake_w, b"w")
+
+    def _woken(self) -> None:
+        self._hand_over()
+        if self._scarce is not None:
+            raise self._scarce
 
     def _hand_over(self) -> None:
         with contextlib.suppress(BlockingIOError):

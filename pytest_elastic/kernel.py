@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import select
@@ -173,6 +174,10 @@ class ProcessHandle:
                 self.fd = os.pidfd_open(pid)
             except ProcessLookupError:
                 self._gone = True
+            except OSError as error:
+                # Somebody who ends what is left when descriptors have run out gets no further one.
+                if error.errno != errno.EMFILE:
+                    raise
 
     def alive(self) -> bool:
         """Tell whether the process still runs."""

@@ -444,6 +444,7 @@ class AgentFinished:
         restarts: How often it restarted its workers because some failed.
         group_rank: Its rank in the last round, or ``None`` if it never had one.
         left_ns: ``time.monotonic_ns()`` when a signal made it leave (torch's ``SignalException``), or ``None``.
+        advice: What to do about the exception where something was scarce, or an empty text.
     """
 
     node: int
@@ -455,6 +456,7 @@ class AgentFinished:
     restarts: int
     group_rank: int | None
     left_ns: int | None = None
+    advice: str = ""
 
 
 # --- rank to controller -------------------------------------------------------------------------------------

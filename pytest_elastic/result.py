@@ -90,14 +90,17 @@ class AgentResult(_Sendable):
 class Output(Mapping[int, str]):
     """Rank to the text that it wrote to one of its streams. Read from disk when it is asked for.
 
-    Bytes that are not UTF-8 become replacement characters.
+    Bytes that are not UTF-8 become replacement characters. A rank that ended before it could write has an empty text.
     """
 
     def __init__(self, files: Mapping[int, Path]) -> None:
         self._files = dict(files)
 
     def __getitem__(self, rank: int) -> str:
-        return self._files[rank].read_text(encoding="utf-8", errors="replace")
+        try:
+            return self._files[rank].read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._files)

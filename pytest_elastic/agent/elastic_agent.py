@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -86,7 +87,14 @@ class ObservedAgent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._noted = set()
-        pids: dict[int, int] = super()._start_workers(worker_group)
+        others = set(multiprocessing.active_children())
+        try:
+            pids: dict[int, int] = super()._start_workers(worker_group)
+        except BaseException:
+            # torch forgets those that it has started by then; they would wait for this agent, and it for their end.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
         self._watch_processes()
         self._tell(
             RoundStarted(node=self._node, ranks=self._logs.ranks, pids=tuple(pids[local] for local in sorted(pids)))

@@ -27,6 +27,7 @@ from pytest_elastic.agent.rendezvous import FreshPort, make_handler
 from pytest_elastic.forking import START_METHOD
 from pytest_elastic.messages import HOLD, AgentFinished, AgentMessage, AgentOrder, EventRecorded
 from pytest_elastic.pickling import pickle_exception
+from pytest_elastic.scarcity import remedy
 from pytest_elastic.worker import rank
 
 
@@ -103,6 +104,7 @@ def launch(
         restarts=0 if agent is None else agent.restarts,
         group_rank=None if handler is None else handler.group_rank,
         left_ns=None if not isinstance(error, SignalException) else _since(agent),
+        advice="" if error is None else remedy(error),
     )
 
 

@@ -26,15 +26,25 @@ class FailureLog:
         self._file = file
         self._nodeid = nodeid
         self._told: set[RankId] = set()
+        self._unwritten = False
 
-    def note(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
-        """Write down what a rank says of its failure, or its exit code where it says nothing."""
+    def note(self, message: RankFailed | RankCaught | RankReport | RankExited) -> str:
+        """Write down what a rank says of its failure, or its exit code where it says nothing.
+
+        Returns:
+            Why that was not possible, the first time; else an empty text. The verdict does not depend on it.
+        """
         text = self._text_of(message)
         if text is None:
-            return
+            return ""
         self._told.add(message.id)
         now = datetime.now().isoformat(sep=" ", timespec="milliseconds")
-        self._append(f"{now} {self._nodeid} [rank {message.id.rank}] {text}\n")
+        try:
+            self._append(f"{now} {self._nodeid} [rank {message.id.rank}] {text}\n")
+        except OSError as error:
+            said, self._unwritten = self._unwritten, True
+            return "" if said else f"--elastic-log-dir: cannot write to {self._file}: {error.strerror}"
+        return ""
 
     def _text_of(self, message: RankFailed | RankCaught | RankReport | RankExited) -> str | None:
         if isinstance(message, RankReport):

@@ -236,7 +236,8 @@ class Hearing:
     def _rank_failed(self, message: RankFailed | RankCaught | RankReport | RankExited) -> None:
         """Note a failure where it survives this session, and have the rest of its world end."""
         if self._failures is not None:
-            self._failures.note(message)
+            unwritten = self._failures.note(message)
+            self._roster.notes += [unwritten] if unwritten else []
         world = message.id.world
         self._clocks.rank_failed(world)
         if not self._plan.config["max_restarts"]:

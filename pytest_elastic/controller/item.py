@@ -47,6 +47,7 @@ from pytest_elastic.report.properties import merge_properties
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
+from pytest_elastic.scarcity import Scarcity
 from pytest_elastic.spec import LaunchSpec, takes_late_nodes
 from pytest_elastic.warning import ElasticWarning
 
@@ -105,7 +106,8 @@ class ElasticItem:
         __tracebackhide__ = True
         refused, skip = "", False
         try:
-            step()
+            with Scarcity("the launch could not start"):
+                step()
         except ElasticError as error:
             refused = str(error)
             skip = isinstance(error, TooFewDevicesError) and not self._run.setting("strict")
@@ -199,14 +201,19 @@ class ElasticItem:
         """Wait for the end of a phase on all ranks, and raise what is to be raised in it."""
         __tracebackhide__ = True
         assert self._launch is not None
+        refused = ""
         try:
             if not self._judgements and not self._goes_on(self._launch, when):
                 self._judge(self._launch)
+        except ElasticError as error:
+            self._interrupted, refused = True, str(error)
         except BaseException:
             # Another plugin's time-out, say: the launch has been ended, and tells where its ranks were.
             self._interrupted = True
             self._record = self._launch.record
             raise
+        if refused:
+            _refuse(refused)
         for judgement in self._judgements:
             self._raise_for(judgement, when)
         if self._differing and when == "teardown":
@@ -261,6 +268,7 @@ class ElasticItem:
         unsaved = save_examples(self._item, ranks)
         messages += [unsaved] if unsaved else []
         messages += [f"{what}; it was ended" for what in record.leftovers]
+        messages += record.notes
         messages += _leaks_of(ranks)
         if self._measures_nothing():
             messages.append(

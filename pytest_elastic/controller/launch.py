@@ -27,8 +27,11 @@ from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import TearDown
 from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.scarcity import Scarcity
 
 T = TypeVar("T")
+_INTERVAL: Final = 0.5
+"""Seconds between two looks at what nobody announces."""
 
 
 class Launch:
@@ -41,6 +44,7 @@ class Launch:
         progress: Shows how it goes on.
         stream: What ranks write goes to the terminal as well as to their logs.
         terminal: The person's terminal, for debuggers.
+        abandoned: Tells whether nobody is there any more who wants to know how it ends.
 
     Attributes:
         plan: What is run.
@@ -57,8 +61,10 @@ class Launch:
         progress: Progress,
         stream: bool,
         terminal: Terminal,
+        abandoned: Callable[[], bool],
     ) -> None:
         self._progress = progress
+        self._abandoned = abandoned
         self.plan: Final = plan
         self.rests = False
         self.fit = True
@@ -98,11 +104,13 @@ class Launch:
         Raises:
             BaseException: Whatever interrupts the wait (Ctrl-C, a time-out of another plugin); the launch is ended.
         """
+        __tracebackhide__ = True
         self.wait_until(lambda: self.settled)
         if not self.settled:
             self._thread.join()
         if self._supervisor.error is not None:
-            raise self._supervisor.error
+            with Scarcity(f"{self.work_name or 'the launch'} could not go on"):
+                raise self._supervisor.error
         assert self._supervisor.record is not None
         if self._supervisor.debugging.quits and self.plan.work != "test":
             pytest.exit("Quitting debugger")
@@ -151,7 +159,9 @@ class Launch:
                         break
                     self._progress.tick(self)
                     # With a time-out, because a wait without one does not let Ctrl-C through everywhere.
-                    supervisor.changed.wait(min(1.0, left))
+                    supervisor.changed.wait(min(_INTERVAL, left))
+                    if self._abandoned():
+                        raise KeyboardInterrupt("the main process of pytest-xdist is gone")
                     self._live.show()
             finally:
                 supervisor.awaited.remove(is_enough)
@@ -203,6 +213,7 @@ class Launch:
         Raises:
             BaseException: As for :meth:`wait`.
         """
+        __tracebackhide__ = True
         if self._last:
             return self.wait()
         self.wait_until(lambda: self.test_is_over() or in_trouble(self.roster.last_world()))

@@ -321,6 +321,7 @@ class ElasticLaunch:
     def keep(self, record: LaunchRecord) -> Verdict:
         """Judge a launch, and keep its result for the report of the test."""
         verdict = judge(record)
+        self._messages += record.notes
         item = self._request.node
         item.stash[LAST_RESULT] = verdict.result
         self._messages += tell_finished(verdict.result, item)

@@ -18,6 +18,7 @@ class Roster:
         events: torch's events, as JSON.
         leftovers: What ranks left behind, a line each.
         warnings: Warnings of ranks, in the order in which they arrived.
+        notes: What else whoever launched it is to know, a line each.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Roster:
         self.events: list[str] = []
         self.leftovers: list[str] = []
         self.warnings: list[RankWarned] = []
+        self.notes: list[str] = []
         self._ranks: dict[tuple[str, int], RankState] = {}
 
     def begin_test(self, directory: Path) -> None:
@@ -36,6 +38,7 @@ class Roster:
         """
         self.leftovers.clear()
         self.warnings.clear()
+        self.notes.clear()
         for rank in self.ranks():
             rank.begin_test(directory)
 

@@ -44,6 +44,7 @@ from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, SessionOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import SETTINGS, Given
+from pytest_elastic.scarcity import Scarcity
 from pytest_elastic.services.slots import Waiting
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
@@ -64,6 +65,8 @@ class ElasticRun:
         self.given: Final = given
         self._config = config
         self._owner = os.getpid()
+        # execnet gives a worker five seconds to notice.
+        self._main = os.getppid() if hasattr(config, "workerinput") else None
         self._directory: Path | None = None
         self._state_key = os.urandom(32)
         self._reaper: Reaper | None = None
@@ -105,7 +108,9 @@ class ElasticRun:
     def start_early(self) -> None:
         """Start the server while tests are still being collected: both import torch at the same time."""
         if self._server is None and threading.current_thread() is threading.main_thread():
-            self._server = self._start_server()
+            # Where that cannot be, the first launch tries again, and its test says why.
+            with contextlib.suppress(ElasticError), Scarcity("the preloaded server"):
+                self._server = self._start_server()
 
     def collected(self, files: tuple[str, ...], modules: dict[str, str]) -> None:
         """Take note of which files hold tests that use ranks; without one, end a server that was started early."""
@@ -114,7 +119,8 @@ class ElasticRun:
         if self._server is None:
             return
         if files:
-            self._server.preload(self._preload_order())
+            with contextlib.suppress(ElasticError), Scarcity("the preloaded server"):
+                self._server.preload(self._preload_order())
         else:
             self.close()
 
@@ -214,8 +220,13 @@ class ElasticRun:
 
     def _start_server(self, *, torch_only: bool = False) -> PreloadedServer:
         if self._directory is None:
-            self._directory = make_run_directory()
-            self._reaper = Reaper(self._directory)
+            directory = make_run_directory()
+            try:
+                self._reaper = Reaper(directory)
+            except BaseException:
+                remove_run_directory(directory)
+                raise
+            self._directory = directory
             self._environ_at_start = dict(os.environ)
         make = partial(
             PreloadedServer,
@@ -336,7 +347,8 @@ class ElasticRun:
         """The run's private directory; the server is started with it."""
         with self._servers:
             if self._directory is None:
-                self._server = self._start_server()
+                with Scarcity("the preloaded server could not start"):
+                    self._server = self._start_server()
             assert self._directory is not None
             return self._directory
 
@@ -394,14 +406,16 @@ class ElasticRun:
 
     def launch(self, plan: LaunchPlan, test: TestPlan | None = None, *, held_open: bool = False) -> Launch:
         """Start a launch. Where ranks cannot be forked from the server that collected the tests, another one serves."""
+        __tracebackhide__ = True
         try:
-            launch = self._start_launch(plan, test, held_open)
-            if plan.needs_safe_server and self._unsafe is None:
-                launch.wait_until(lambda: launch.admitted)
-                if launch.unsafe is not None:
-                    launch.close()
-                    self._unsafe = self._untold = launch.unsafe
-                    launch = self._start_launch(plan, test, held_open)
+            with Scarcity("the launch could not start"):
+                launch = self._start_launch(plan, test, held_open)
+                if plan.needs_safe_server and self._unsafe is None:
+                    launch.wait_until(lambda: launch.admitted)
+                    if launch.unsafe is not None:
+                        launch.close()
+                        self._unsafe = self._untold = launch.unsafe
+                        launch = self._start_launch(plan, test, held_open)
         except BaseException:
             _turn_of(plan).end()
             raise
@@ -431,6 +445,7 @@ class ElasticRun:
                 progress=self.progress,
                 stream=self.streams,
                 terminal=self._terminal,
+                abandoned=self._is_abandoned,
             )
             # One that finds its server unfit is started once more, from another.
             over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())
@@ -455,6 +470,10 @@ class ElasticRun:
                 "a time, so give this one a longer timeout or launch it later"
             )
         return self._inline_turn.release
+
+    def _is_abandoned(self) -> bool:
+        """Tell whether this is a worker of pytest-xdist whose main process has ended."""
+        return self._main is not None and os.getppid() != self._main
 
     @property
     def streams(self) -> bool:

@@ -145,7 +145,11 @@ class PreloadedServer:
             self._told = True
             data = pickle.dumps(order)
         # The server may still be importing torch and a pipe holds 64 KiB: a thread waits for it.
-        threading.Thread(target=self._write_order, args=(data,), name="elastic-preload", daemon=True).start()
+        try:
+            threading.Thread(target=self._write_order, args=(data,), name="elastic-preload", daemon=True).start()
+        except BaseException:
+            self._told = False
+            raise
 
     def _write_order(self, data: bytes) -> None:
         try:

@@ -27,8 +27,9 @@ class SteadyThread:
         if threading.current_thread() is threading.main_thread():
             return function()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="elastic-starter", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="elastic-starter", daemon=True)
+            thread.start()  # it may not be possible to start one
+            self._thread = thread
         future: Future[_T] = Future()
         self._calls.put((future, function))
         return future.result()

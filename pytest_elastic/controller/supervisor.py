@@ -602,6 +602,11 @@ class Supervisor:
             goes_on: The ranks have run a test, and wait for another: all that counts is what they said.
         """
         directory = self.plan.directory
+        ranks = self.roster.rank_records(directory)
+        if self.plan.work != "command" and any(rank.never_started for rank in ranks):
+            # What kept them from it they could write there only.
+            said = self._server.last_words().rstrip().rpartition("\n")[2]
+            ranks = tuple(replace(rank, server_said=said) if rank.never_started else rank for rank in ranks)
         return LaunchRecord(
             name=self.work_name,
             work=self.plan.work,
@@ -614,11 +619,12 @@ class Supervisor:
             nodes=int(self.plan.config["min_nodes"]),
             nproc=self.plan.nproc,
             worlds=tuple(self.roster.worlds),
-            ranks=self.roster.rank_records(directory),
+            ranks=ranks,
             agents=() if goes_on else self.roster.agent_records(),
             events=tuple(self.roster.events),
             leftovers=tuple(self.roster.leftovers),
             warnings=tuple(self.roster.warnings),
+            notes=tuple(self.roster.notes),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._server.last_words()

@@ -75,5 +75,6 @@ def what_happened(rank: RankRecord, *, work: Work) -> str:
         on_purpose = rank.fault if rank.fault_signal == -rank.exited.exitcode else ""
         return f"killed by {name}" + (f" ({on_purpose})" if on_purpose else "")
     if rank.hello_ns is None:
-        return f"exited with code {rank.exited.exitcode} before it could start"
+        said = f" (the log of the preloaded server ends with: {rank.server_said})" if rank.server_said else ""
+        return f"exited with code {rank.exited.exitcode} before it could start{said}"
     return f"exited with code {rank.exited.exitcode}{too_early}"

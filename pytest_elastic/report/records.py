@@ -39,6 +39,7 @@ class RankRecord:
         fault: What sent it a signal on purpose last, or an empty text.
         fault_signal: That signal.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
+        server_said: Last line of the preloaded server's log, where the rank ended before it could start.
     """
 
     id: RankId
@@ -55,6 +56,12 @@ class RankRecord:
     fault: str = ""
     fault_signal: int = 0
     was_stopped: bool = False
+    server_said: str = ""
+
+    @property
+    def never_started(self) -> bool:
+        """It ended by itself, badly, before it said a word."""
+        return self.hello_ns is None and self.exited is not None and self.exited.exitcode > 0 and not self.killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +121,7 @@ class LaunchRecord:
         goes_on: The launch is not over: its ranks have run a test, and wait for another.
         timeout_by: Who set the deadline, where that is another plugin.
         unreachable: The endpoint of the rendezvous, where it took no connections at the deadline; else empty.
+        notes: What else whoever launched it is to know.
     """
 
     name: str
@@ -139,6 +147,7 @@ class LaunchRecord:
     goes_on: bool = False
     timeout_by: str = ""
     unreachable: str = ""
+    notes: tuple[str, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

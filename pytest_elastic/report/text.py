@@ -101,6 +101,8 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, o
     if outcome.exception is not None:
         kind = type(outcome.exception).__name__
         how = f"{'failed' if agent.lost_ns is None else 'left'}: {kind}: {_text_of(outcome.exception)}"
+        if agent.finished is not None and agent.finished.advice:
+            how += f" ({agent.finished.advice})"
     elif (name := signal_name(outcome.exitcode)) is not None:
         how = f"was killed by {name}"
     else:

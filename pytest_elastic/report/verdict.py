@@ -16,6 +16,7 @@ from pytest_elastic.report.lost import agent_at_fault, lost_agents
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import read_stacks
 from pytest_elastic.result import AgentResult, LaunchResult, Output, RankFailure
+from pytest_elastic.scarcity import remedy_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +192,11 @@ def _error_of(
 
         return WorkerFailedError(text.failure_text(record, result), result=result)
     if record.server_lost is not None:
-        return ElasticError(f"the preloaded server died while {record.name or 'a launch'} ran\n{record.server_lost}")
+        advice = remedy_in(record.server_lost)
+        why = f" ({advice})" if advice else ""
+        return ElasticError(
+            f"the preloaded server died while {record.name or 'a launch'} ran{why}\n{record.server_lost}"
+        )
     if record.cut_short:
         return ElasticError(f"{record.name or 'the launch'} was ended before it was done: it was closed")
     if record.timed_out:

@@ -76,8 +76,10 @@ def _load() -> None:
         import pytest_elastic.agent.main
         import pytest_elastic.worker.rank  # noqa: F401
         from pytest_elastic.worker.importing import import_all
+        from pytest_elastic.worker.loopback import check_loopback
         from pytest_elastic.worker.names import stop_reverse_lookups
 
+        check_loopback()
         stop_reverse_lookups()
         gc.enable()  # a conftest may have an opinion about that
         state.unsafe = import_all(early, tolerated=frozenset(early))
