@@ -191,7 +191,7 @@ def _error_of(
 
         return WorkerFailedError(text.failure_text(record, result), result=result)
     if record.server_lost is not None:
-        return ElasticError(f"the preloaded server died while {record.name or 'a launch'} ran\n{record.server_lost}")
+        return ElasticError(f"the preloaded server died while {record.name or 'a launch'} ran: {record.server_lost}")
     if record.cut_short:
         return ElasticError(f"{record.name or 'the launch'} was ended before it was done: it was closed")
     if record.timed_out:
