@@ -3,12 +3,13 @@
 # make bench   measure, beside others that start ranks; tables and a plot go to build/bench
 # make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
 #              20 times 40 tests on workers of pytest-xdist; random tests with random faults for SOAK_MINUTES (10)
+# make compare the same failures under this plugin and under its peers; writes docs/comparison.md
 # make clean   remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13
 
 .POSIX:
-.PHONY: demo test bench soak clean
+.PHONY: demo test bench soak compare clean
 
 PYTHON = python3
 VENV = .venv
@@ -50,6 +51,10 @@ soak: $(VENV)/.installed-development
 	CONFORMANCE_SPAWN=all $(RUN) pytest tests/conformance/test_conformance.py -k spawn || status=1; \
 	MIXED_TIMES=20 $(RUN) pytest tests/integration/test_xdist.py -k forty || status=1; \
 	exit $$status
+
+compare: $(VENV)/.installed-development
+	@$(VENV)/bin/python benchmarks/peers_environment.py
+	@$(RUN) tests.compare
 
 clean:
 	rm -rf $(VENV) .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

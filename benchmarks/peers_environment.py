@@ -34,3 +34,7 @@ def prepare() -> None:
 def _install(*what: str) -> bool:
     command = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "-c", str(CONSTRAINTS), *what]
     return subprocess.run(command, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    prepare()

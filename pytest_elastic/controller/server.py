@@ -20,10 +20,14 @@ from pytest_elastic import kernel
 from pytest_elastic.controller.measuring import without_coverage
 from pytest_elastic.forking import ServerAddress, Task, pack
 from pytest_elastic.messages import AgentHello, Preloaded, PreloadOrder
+from pytest_elastic.report.describe import signal_name
+from pytest_elastic.report.stacks import without_our_frames
 from pytest_elastic.worker.stacks import STACK_SIGNAL
 
 # Unix socket paths end at 107 bytes; what is put into the run's directory needs up to 40 of them.
 _LONGEST_DIRECTORY: Final = 64
+_DYING: Final = 2.0
+"""Seconds that a server gets whose descriptors are closed already."""
 SINGLE_THREADED: Final = {
     # A math library that has started its threads cannot be forked, and reads these when it is loaded.
     "OMP_NUM_THREADS": "1",
@@ -254,9 +258,17 @@ class PreloadedServer:
         self._process.wait()
 
     def last_words(self) -> str:
-        """Return the end of what the server wrote."""
-        text = self.log.read_text(errors="replace")
-        return "\n".join(text.splitlines()[-40:])
+        """Return the end of what the server wrote, of stacks the frames down to the user's."""
+        return "\n".join(without_our_frames(self.log.read_text(errors="replace"))[-40:])
+
+    def how_it_died(self) -> str:
+        """Say what ended a server that is gone, or about to be."""
+        try:
+            code = self._process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            return "it takes no requests any more"
+        name = signal_name(code)
+        return f"exited with code {code}" if name is None else f"killed by {name}"
 
 
 def remove_run_directory(directory: Path) -> None:

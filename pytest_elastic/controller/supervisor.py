@@ -349,7 +349,7 @@ class Supervisor:
             self._lose_server(error)
 
     def _lose_server(self, error: OSError) -> None:
-        self._server_lost = f"{error}\n{self._server.last_words()}"
+        self._server_lost = f"{self._server.how_it_died()} ({error})\n{self._server.last_words()}"
         for agent in self.roster.agents:
             agent.ended = agent.ended or agent.status_fd is None
         self._kill_all()
@@ -409,7 +409,7 @@ class Supervisor:
             self._hearing.hear(agent.peer)
         if agent.exitcode is None:
             # Only the server's end closes this before it has told one.
-            self._server_lost = self._server.last_words()
+            self._server_lost = f"{self._server.how_it_died()}\n{self._server.last_words()}"
         # Its ranks are the server's children, not its own: they do not end with it.
         kill_together(self.roster.of_node(agent.order.node))
         if not agent.note_end() and (agent.finished is None or agent.finished.state == "FAILED"):

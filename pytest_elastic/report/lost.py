@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_elastic.report.culprit import Blame
+from pytest_elastic.messages import AgentFinished
+from pytest_elastic.report.culprit import Blame, is_peer_loss
 from pytest_elastic.report.records import AgentRecord, LaunchRecord
 
 
@@ -41,21 +42,30 @@ def agent_at_fault(record: LaunchRecord, blame: Blame, time_ns: int) -> AgentRec
 def _raised_by_itself(record: LaunchRecord) -> AgentRecord | None:
     """Return an agent with an exception of its own, which ends its ranks and takes peers away from others.
 
-    That a rendezvous is closed an agent hears where another node has given up: it is no cause.
+    That a rendezvous is closed an agent hears where another node has given up: it is no cause. Nor is that the store
+    is gone, which one of the agents hosts, where the workers of another one had failed.
     """
+    given_up = any(a.finished is not None and _gave_up(a.finished) for a in record.agents)
     for agent in record.agents:
         end = agent.finished
         if end is not None and end.exception is not None and end.left_ns is None:
             last = end.traceback.rstrip().rpartition("\n")[2]
-            if "RendezvousClosedError" not in last and "RendezvousGracefulExitError" not in last:
+            closed = "RendezvousClosedError" in last or "RendezvousGracefulExitError" in last
+            name, _, message = last.partition(": ")
+            if not closed and not (given_up and is_peer_loss(name, message)):
                 return agent
     return None
+
+
+def _gave_up(end: AgentFinished) -> bool:
+    """Tell whether an agent ended because its workers had failed."""
+    return end.state == "FAILED" and end.exception is None
 
 
 def _kept_from_restarting(record: LaunchRecord) -> AgentRecord | None:
     """Return an agent that failed in the middle of a restart, if no other one had given up because of its workers."""
     ends = [agent.finished for agent in record.agents if agent.finished is not None]
-    if any(end.state == "FAILED" and end.exception is None for end in ends):
+    if any(_gave_up(end) for end in ends):
         return None
     for agent in record.agents:
         end = agent.finished

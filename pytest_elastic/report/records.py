@@ -113,7 +113,7 @@ class LaunchRecord:
         leftovers: What ranks left behind.
         warnings: Warnings of ranks.
         directory: Where all output is.
-        server_lost: The preloaded server died; its last words.
+        server_lost: The preloaded server died; how, and below that its last words.
         server_words: What the server wrote last, where an agent could not say how it ended.
         cut_short: Whoever launched it ended it.
         split: Names of worlds that ran at the same time; empty if there were none.

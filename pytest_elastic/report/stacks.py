@@ -36,6 +36,11 @@ def read_stacks(directory: Path) -> str:
 
 def shown(stack: str) -> str:
     """Return stacks as a report shows them: without the frames, the same in each, by which a rank comes to its work."""
+    return "\n".join(without_our_frames(stack)[:_SHOWN_STACK]).strip()
+
+
+def without_our_frames(stack: str) -> list[str]:
+    """Return the lines of stacks, and of what is written around them, but not the frames outside of the user's."""
     blocks: list[list[str]] = [[]]
     for line in stack.splitlines():
         if line.startswith(("Thread ", "Current thread ")):
@@ -43,8 +48,7 @@ def shown(stack: str) -> str:
         if not line.startswith("Extension modules:"):
             # Ranks that are at one place have threads of different numbers.
             blocks[-1].append(_THREAD.sub(r"\1", line))
-    lines = [line for block in blocks if not _is_ours(block) for line in _down_to_the_work(block)]
-    return "\n".join(lines[:_SHOWN_STACK]).strip()
+    return [line for block in blocks if not _is_ours(block) for line in _down_to_the_work(block)]
 
 
 def _is_ours(block: list[str]) -> bool:

@@ -192,11 +192,10 @@ def _error_of(
 
         return WorkerFailedError(text.failure_text(record, result), result=result)
     if record.server_lost is not None:
+        how, _, words = record.server_lost.partition("\n")
         advice = remedy_in(record.server_lost)
         why = f" ({advice})" if advice else ""
-        return ElasticError(
-            f"the preloaded server died while {record.name or 'a launch'} ran{why}\n{record.server_lost}"
-        )
+        return ElasticError(f"the preloaded server died while {record.name or 'a launch'} ran: {how}{why}\n{words}")
     if record.cut_short:
         return ElasticError(f"{record.name or 'the launch'} was ended before it was done: it was closed")
     if record.timed_out:

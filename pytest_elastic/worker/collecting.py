@@ -15,12 +15,14 @@ class Collecting:
 
     Attributes:
         failures: Text of what went wrong, by node id of the collector.
+        skips: Why what was skipped as a whole was skipped, by node id of the collector.
         unsafe: Why ranks must not be forked from this process, or ``None``.
         found: Every test, also what plugins deselected because they saw fewer files than in the controller.
     """
 
     def __init__(self) -> None:
         self.failures: dict[str, str] = {}
+        self.skips: dict[str, str] = {}
         self.unsafe: str | None = None
         self.found: list[pytest.Item] = []
 
@@ -43,6 +45,9 @@ class Collecting:
         self.look(collector.nodeid or "conftest.py")
         if report.failed:
             self.failures[report.nodeid] = report.longreprtext
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skips[report.nodeid] = reason.removeprefix("Skipped: ")
         return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

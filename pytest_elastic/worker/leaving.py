@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import multiprocessing
 import os
 import sys
 import threading
+import weakref
 from multiprocessing import util
 from typing import NoReturn
 
@@ -73,6 +75,27 @@ class Exit:
             with contextlib.suppress(Exception):  # whatever the work has put or left there
                 stream.flush()
         os._exit(self.code)
+
+
+def call_what_atexit_knows() -> None:
+    """Have this forked process call at its end what it registers with ``atexit`` from now on.
+
+    multiprocessing leaves it out in forks, since what the parent registered is the parent's: a module that makes a
+    directory when it is imported, and removes it at the end, has made it once, in the server.
+    """
+    atexit._clear()
+    atexit.register(logging.shutdown)
+    for inherited in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        inherited.atexit = False
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    # After multiprocessing's own finalizers, which Python calls by atexit as well.
+    util.Finalize(None, _call_exit_functions, exitpriority=-10_000)
+
+
+def _call_exit_functions() -> None:
+    sys.unraisablehook = sys.__unraisablehook__  # pytest's would keep what goes wrong for a test that is over
+    with contextlib.suppress(BaseException):  # printed; the exit code is what it would have been
+        atexit._run_exitfuncs()
 
 
 def _foreign_threads() -> list[threading.Thread]:

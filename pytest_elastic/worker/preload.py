@@ -60,7 +60,8 @@ def _load() -> None:
     parent, order_fd, answer_fd, tracker_file, early = json.loads(os.environ.pop("PYTEST_ELASTIC_PRELOAD"))
     kernel.die_with_parent(parent)
     kernel.adopt_orphans()
-    faulthandler.register(STACK_SIGNAL, all_threads=True)
+    # A descriptor of its own: while test files are collected, pytest's capture has taken standard error.
+    faulthandler.register(STACK_SIGNAL, file=os.dup(2), all_threads=True)
     state = server_state.state = ServerState(pid=os.getpid())
     os.register_at_fork(after_in_child=_begin_life)
     resource_tracker.ensure_running()

@@ -19,7 +19,7 @@ from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
-from pytest_elastic.worker.leaving import Exit, exitcode_of
+from pytest_elastic.worker.leaving import Exit, call_what_atexit_knows, exitcode_of
 from pytest_elastic.worker.measuring import Measurement, measure
 from pytest_elastic.worker.rendezvous import prepare_rendezvous
 from pytest_elastic.worker.stacks import write_stacks_to
@@ -39,7 +39,9 @@ def main() -> None:
     """Run the work of this rank, telling the controller of each step."""
     me = take_identity()
     forked = server_state.state is not None
-    if not forked:
+    if forked:
+        call_what_atexit_knows()
+    else:
         os.setsid()  # as the server has its forks do: what this rank leaves behind is known by its session
     # torch's own wrapper has asked for SIGINT instead, some microseconds ago. Only a rank that the server forked has
     # another parent than its agent (a LaunchConfig may ask for "fork").

@@ -71,6 +71,7 @@ class RankSession:
         self.plugins.register(config)
         self.unsafe = collecting.unsafe
         self._failures = collecting.failures
+        self._skips = collecting.skips
         self._found = collecting.found
         self._indexes: dict[int, dict[str, list[pytest.Item]]] = {}
 
@@ -125,6 +126,9 @@ class RankSession:
         for collector, text in self._failures.items():
             if nodeid.startswith(collector):
                 raise CollectionError(f"collecting {collector} in the ranks' session failed\n{text}")
+        for collector, reason in self._skips.items():
+            if nodeid.startswith(collector):
+                raise CollectionError(f"{collector} was skipped in the ranks' session: {reason}")
         if same:
             raise CollectionError(f"the ranks' session has {nodeid} {len(same)} times only, not {occurrence + 1} times")
         raise CollectionError(f"the ranks' session has no test {nodeid}; {self._near(nodeid)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from .grid.summary import render_grid
 from .sessions import path_of
 from .table import GROUPS, Row
 
@@ -63,7 +64,7 @@ def render() -> str:
             f"| `{row.file}` | {says(row).rstrip('.')} | {outcome(row)} | {told(row)} | {bound(row)} |" for row in rows
         ]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *render_grid()])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -119,12 +119,15 @@ class RunningSession:
 
 
 @contextlib.contextmanager
-def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSession]:
+def start_session(
+    files: Sequence[str], *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[RunningSession]:
     """Start pytest in the directory of the rows.
 
     Args:
         files: Row files, without ``.py``.
         options: Options of pytest.
+        variables: What its environment has besides.
     """
     with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
         record = Path(directory)
@@ -132,6 +135,7 @@ def start_session(files: Sequence[str], *options: str) -> Iterator[RunningSessio
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         environ |= {_MARK: str(record), "TMPDIR": str(record / "temporary"), "COLUMNS": "300"}
         environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": os.environ.get("PYTEST_ADDOPTS", "")}
+        environ |= variables or {}
         paths = [path_of(name).relative_to(ROWS) for name in files]
         with (record / "output").open("wb") as output:
             process = subprocess.Popen(
@@ -157,9 +161,9 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run_session(files: Sequence[str], *options: str) -> SessionRecord:
+def run_session(files: Sequence[str], *options: str, variables: Mapping[str, str] | None = None) -> SessionRecord:
     """Run pytest on some rows."""
-    with start_session(files, *options) as session:
+    with start_session(files, *options, variables=variables) as session:
         return session.finish()
 
 

@@ -25,6 +25,14 @@ DYING = (
     exits("sys_exits_0", 0),
     exits("sys_exits_3", 3),
     Row(
+        file="exits_9_on_its_way_out",
+        outcome="failed",
+        when="teardown",
+        message="[rank 1] exited with code 9 after the test had ended",
+        words=("rank 1 of 2 failed first, after * s: exited with code 9 after the test had ended (rank 0 passed)",),
+    ),
+    Row(file="registers_at_exit_when_imported", outcome="passed"),
+    Row(
         file="dies_of_sigkill",
         outcome="failed",
         message="[rank 1] killed by SIGKILL",
