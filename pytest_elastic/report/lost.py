@@ -43,16 +43,16 @@ def _raised_by_itself(record: LaunchRecord) -> AgentRecord | None:
     """Return an agent with an exception of its own, which ends its ranks and takes peers away from others.
 
     That a rendezvous is closed an agent hears where another node has given up: it is no cause. Nor is that the store
-    is gone, which one of the agents hosts, where the workers of another one had failed.
+    is gone, which one of the agents hosts, where the workers of another one had failed, or that one is lost.
     """
-    given_up = any(a.finished is not None and _gave_up(a.finished) for a in record.agents)
+    others_end = any(a.finished is not None and _gave_up(a.finished) for a in record.agents) or lost_agents(record)
     for agent in record.agents:
         end = agent.finished
         if end is not None and end.exception is not None and end.left_ns is None:
             last = end.traceback.rstrip().rpartition("\n")[2]
             closed = "RendezvousClosedError" in last or "RendezvousGracefulExitError" in last
             name, _, message = last.partition(": ")
-            if not closed and not (given_up and is_peer_loss(name, message)):
+            if not closed and not (others_end and is_peer_loss(name, message)):
                 return agent
     return None
 

@@ -64,3 +64,8 @@ def test_an_agent_that_hears_that_another_has_given_up_is_not(hears: str) -> Non
 
 def test_an_agent_whose_store_is_gone_while_nobody_has_given_up_is() -> None:
     assert at_fault(agent(0, state="SUCCEEDED"), agent(1, STORE_IS_GONE)) == 1
+
+
+def test_an_agent_whose_store_is_gone_with_a_lost_node_is_not() -> None:
+    lost = AgentRecord(node=0, finished=None, exitcode=-9, killed=False, said_hello=True, lost_ns=4)
+    assert at_fault(lost, agent(1, STORE_IS_GONE)) == 0
