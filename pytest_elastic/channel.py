@@ -167,13 +167,18 @@ class FrameDecoder:
 
 
 class Peer:
-    """A rank or an agent as the controller sees it: a proven connection that never blocks."""
+    """A rank or an agent as the controller sees it: a proven connection that never blocks.
+
+    Attributes:
+        noise: Why something that arrived was no message; empty as long as all was.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._decoder = FrameDecoder()
         self._outgoing: deque[memoryview] = deque()
         self._closed = False
+        self.noise = ""
 
     def gone(self) -> bool:
         """Tell whether nothing more can come."""
@@ -186,18 +191,23 @@ class Peer:
     def messages(self) -> list[Any]:
         """Return what has arrived by now; see :meth:`gone`.
 
-        What is no message, since somebody else has written to the connection, is the end of it.
+        What is no message, since somebody else has written to the connection, is the end of it; see :attr:`noise`.
         """
         messages: list[Any] = []
         while not self._closed:
             try:
                 data = self._socket.recv(_CHUNK)
-                frames = self._decoder.feed(data)
-                for frame in frames:
-                    messages.append(pickle.loads(frame))
             except BlockingIOError:
                 break
-            except Exception:  # noqa: BLE001 (what a pickle of nobody's raises may be anything)
+            except ConnectionError:
+                data = b""
+            try:
+                for frame in self._decoder.feed(data):
+                    messages.append(pickle.loads(frame))
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 (what a pickle of nobody's raises may be anything)
+                self.noise = f"{type(error).__name__}: {error}"
                 data = b""
             self._closed = not data
         return messages
@@ -280,8 +290,12 @@ class Reception:
         caller.setblocking(True)
         thread = threading.Thread(target=self._prove, args=(caller,), name="elastic-reception", daemon=True)
         with self._lock:
+            try:
+                thread.start()
+            except RuntimeError:  # no thread can be had: the caller is told by the end of its connection
+                caller.close()
+                raise
             self._proving[thread] = caller
-        thread.start()
 
     def _prove(self, caller: socket.socket) -> None:
         proven = False
@@ -294,7 +308,8 @@ class Reception:
         except (AuthenticationError, EOFError):
             pass
         except OSError as error:
-            self._scarce = error if error.errno == errno.EMFILE else None
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._scarce = error
         with self._lock:
             self._proving.pop(threading.current_thread(), None)
             if proven and not self._closed:

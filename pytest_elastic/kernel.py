@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -107,6 +108,16 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def had_variable(pid: int, name: str) -> bool:
+    """Tell whether a process had a variable in its environment when it was executed."""
+    import psutil
+
+    try:
+        return name in psutil.Process(pid).environ()
+    except psutil.Error:
+        return False
+
+
 def set_name(name: str) -> None:
     """Give this process a name, as ``ps`` and ``top`` show it; its forks have it too, what it executes has not.
 
@@ -114,11 +125,12 @@ def set_name(name: str) -> None:
         name: 15 bytes of it count.
     """
     if _LINUX:
-        Path("/proc/self/comm").write_text(name)
+        with contextlib.suppress(OSError):  # a name is not worth a failure
+            Path("/proc/self/comm").write_text(name)
 
 
 def name_of(pid: int) -> str:
-    """Return the name of a process, or an empty text if it is gone."""
+    """Return the name of a process, or an empty text if it is gone, or this is not Linux."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

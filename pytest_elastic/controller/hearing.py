@@ -159,6 +159,11 @@ class Hearing:
             return
         for message in peer.messages():
             self._take(message, peer)
+        if peer.noise:
+            self._roster.notes.append(
+                f"a rank or agent was not heard any more: what came was no message ({peer.noise})"
+            )
+            peer.noise = ""
         if peer.gone():
             self._selector.unregister(peer)
             peer.close()

@@ -12,13 +12,13 @@ from collections.abc import Collection, Mapping
 from pytest_elastic import clock, kernel
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.controller.server import PreloadedServer
-from pytest_elastic.worker.joining import NAME
 
 _HELPERS = ("multiprocessing.resource_tracker import main", "multiprocessing.forkserver import main; main(")
 """Processes that multiprocessing starts beside a pool; they leave by themselves when their parent has ended."""
 RANK_COMMAND = "['pytest_elastic.worker.preload']"
-_RANK_COMMANDS = (RANK_COMMAND, "multiprocessing.spawn import spawn_main", "pytest_elastic/worker/")
-"""What the command line of a process has that was started to be a rank: forked, spawned, or for a script or command."""
+_SPAWNED = "multiprocessing.spawn import spawn_main"
+_WRAPPED = "pytest_elastic/worker/"
+"""What the command line of a script or command has until it has started."""
 _REAPING = 1.0
 _ROUNDS = 10
 """Ending a process may orphan others; nothing sane goes deeper than this."""
@@ -41,7 +41,7 @@ def sweep(server: PreloadedServer, own: Mapping[int, RankState | AgentState]) ->
             break
         for stray in strays:
             for pid in (stray, *kernel.descendants(stray)):
-                left += _end(pid, own.get(session_of(pid)))
+                left += _end(pid, own.get(session_of(pid)), server)
         wait_until_reaped(server, strays)
     wait_until_reaped(server, own.keys())
     return left
@@ -60,19 +60,20 @@ def _is_ours(pid: int, server: PreloadedServer, own: Mapping[int, RankState | Ag
     return session_of(pid) in own or server.serves_one
 
 
-def _end(pid: int, owner: RankState | AgentState | None) -> list[str]:
+def _end(pid: int, owner: RankState | AgentState | None, server: PreloadedServer) -> list[str]:
     handle = kernel.ProcessHandle(pid)
     try:
         if not handle.alive():
             return []
-        line, name = kernel.command_line(pid), kernel.name_of(pid)
+        line = kernel.command_line(pid)
+        not_started = owner is None and _has_not_started(pid, line, server)
         who = f"rank {owner.id.rank}" if isinstance(owner, RankState) else "a rank"
         handle.send(signal.SIGKILL)
         handle.wait(1.0)
         if not line:
             return []  # it was ending by itself
-        if owner is None and any(each in line for each in _RANK_COMMANDS) and not name.startswith(NAME):
-            return []  # a rank, of this launch or the last one, that has not started: the end came before it
+        if not_started:
+            return []
         if RANK_COMMAND in line:
             line = "forked by the rank"
         elif any(helper in line for helper in _HELPERS):
@@ -80,6 +81,18 @@ def _end(pid: int, owner: RankState | AgentState | None) -> list[str]:
         return [f"{who} left process {pid} ({line[:80]}) behind"]
     finally:
         handle.close()
+
+
+def _has_not_started(pid: int, line: str, server: PreloadedServer) -> bool:
+    """Tell whether this is a rank, of this launch or the last one, whose launch ended before it could start.
+
+    Nobody has heard of it, and it has left nothing behind. Such a process still has the name that Python gave it: one
+    that was given leave to start has another one, and so have its forks. What a rank spawns has its variables.
+    """
+    name = kernel.name_of(pid)
+    if not name or name != kernel.name_of(server.pid):
+        return False
+    return RANK_COMMAND in line or _WRAPPED in line or (_SPAWNED in line and not kernel.had_variable(pid, "RANK"))
 
 
 def session_of(pid: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import logging.handlers
 import multiprocessing
 import os
 import sys
@@ -84,12 +85,21 @@ def call_what_atexit_knows() -> None:
     directory when it is imported, and removes it at the end, has made it once, in the server.
     """
     atexit._clear()
+    forget_buffered_records()
     atexit.register(logging.shutdown)
     for inherited in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         inherited.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     # After multiprocessing's own finalizers, which Python calls by atexit as well.
     util.Finalize(None, _call_exit_functions, exitpriority=-10_000)
+
+
+def forget_buffered_records() -> None:
+    """Empty the buffers of handlers of ``logging``: what is in them is the server's, and not for each rank to write."""
+    for reference in logging._handlerList:  # type: ignore[attr-defined]
+        handler = reference()
+        if isinstance(handler, logging.handlers.BufferingHandler):
+            handler.buffer = []
 
 
 def _call_exit_functions() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from pytest_elastic.controller.sweeping import sweep
 from pytest_elastic.forking import Task, read_status
 from pytest_elastic.worker.joining import NAME
 
-STARTED = f"from pytest_elastic import kernel; kernel.set_name('{NAME}3'); import time; time.sleep(1000)"
+NAMED = "from pytest_elastic import kernel; kernel.set_name({!r}); import time; time.sleep(1000)"
+# Spawned processes are executed; what a rank spawns has its variables.
+SPAWNED = """
+import os, sys
+os.environ.update({variables})
+code = "from multiprocessing.spawn import spawn_main; import time; time.sleep(1000)"
+os.execv(sys.executable, [sys.executable, "-c", code])
+"""
 
 
 @pytest.fixture
@@ -35,15 +42,27 @@ def fork(server: PreloadedServer, target: Any, argument: object) -> int:
         return read_status(stream.read(8))
 
 
-def test_a_rank_that_has_not_started_is_ended_without_a_word(server: PreloadedServer) -> None:
-    """The launch ends while its agent is starting a rank: nobody has heard of it, and it has left nothing behind."""
-    unheard = fork(server, time.sleep, 1000)
-    forked_by_a_rank = fork(server, exec, STARTED)
+def wait_until(reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not kernel.name_of(forked_by_a_rank).startswith(NAME):
+    while not reached():
         assert time.monotonic() < deadline
         kernel.pause(0.01)
-    with closing(kernel.ProcessHandle(unheard)) as first, closing(kernel.ProcessHandle(forked_by_a_rank)) as second:
-        assert sweep(server, {}) == [f"a rank left process {forked_by_a_rank} (forked by the rank) behind"]
-        assert not first.alive()
-        assert not second.alive()
+
+
+def test_a_rank_that_has_not_started_is_ended_without_a_word(server: PreloadedServer) -> None:
+    """The launch ends while its agent is starting a rank: nobody has heard of it, and it has left nothing behind."""
+    unheard = [fork(server, time.sleep, 1000), fork(server, exec, SPAWNED.format(variables={}))]
+    # By a rank, and by one whose fork has a name of its own.
+    forked = [fork(server, exec, NAMED.format(name)) for name in (f"{NAME}3", "pt_data_worker")]
+    spawned = fork(server, exec, SPAWNED.format(variables={"RANK": "3"}))
+    name = kernel.name_of(server.pid)
+    wait_until(lambda: all(kernel.name_of(pid) != name for pid in forked))
+    wait_until(lambda: all("spawn_main" in kernel.command_line(pid) for pid in (unheard[1], spawned)))
+    with ExitStack() as over:
+        handles = [over.enter_context(closing(kernel.ProcessHandle(pid))) for pid in (*unheard, *forked, spawned)]
+        told = sweep(server, {})
+        assert sorted(told)[:2] == sorted(f"a rank left process {pid} (forked by the rank) behind" for pid in forked)
+        (line,) = (line for line in told if f"process {spawned} (" in line)
+        assert len(told) == 3
+        assert "spawn_main" in line
+        assert not any(handle.alive() for handle in handles)

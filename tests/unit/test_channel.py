@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import selectors
 import socket
 import struct
 import threading
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_elastic.channel import FrameDecoder, Outbox, Peer
+from pytest_elastic.channel import FrameDecoder, Outbox, Peer, Reception
 
 from ..fuzzing import fuzz
 
@@ -142,3 +144,48 @@ def test_closing_an_outbox_ends_a_send_that_is_under_way(tmp_path: Path) -> None
         sender.join(10)
         assert ended == [True]
         answers[0].close()
+
+
+def test_noise_ends_a_connection_and_is_told_and_no_memory_is_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        peer = Peer(ours)
+        theirs.sendall(frames_of([pickle.dumps("fine"), b"no pickle"]))
+        assert peer.messages() == ["fine"]
+        assert peer.gone()
+        assert peer.noise.startswith("UnpicklingError: ")
+        peer.close()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        peer = Peer(ours)
+        theirs.sendall(frames_of([pickle.dumps("fine")]))
+
+        def refuse(data: bytes) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(pickle, "loads", refuse)
+        with pytest.raises(MemoryError):
+            peer.messages()
+        peer.close()
+
+
+def test_a_reception_that_can_start_no_thread_can_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX) as caller:
+        reception = Reception(str(tmp_path / "s"), b"key", selector, lambda peer: None)
+        caller.connect(str(tmp_path / "s"))
+
+        def refuse(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            [(key, _)] = selector.select(60)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                key.data()
+        reception.close()
+        assert caller.recv(100) == b""
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert list(tmp_path.iterdir()) == []
