@@ -146,6 +146,7 @@ class Devices:
             ArgumentError: torch does not know what ``nproc`` or ``device`` names.
             TooFewDevicesError: There are fewer devices than the launch needs.
         """
+        __tracebackhide__ = True
         number = nproc if nproc is not None else self._number(spec.nproc, environ)
         if spec.device == CPU:
             return Placement(nodes=nodes, nproc=number)
@@ -202,6 +203,7 @@ class Devices:
 
     def _number(self, nproc: int | str, environ: Mapping[str, str]) -> int:
         """Turn ``nproc`` into a number, with torchrun's meaning of its words."""
+        __tracebackhide__ = True
         if isinstance(nproc, int):
             return nproc
         if nproc == CPU:

@@ -76,7 +76,7 @@ def make_entry_point(
         raise ArgumentError(
             f"elastic_launch(kwargs=): got {one_line(kwargs)} for a command; only a function takes keywords"
         )
-    words = tuple(os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args)
+    words = tuple(_word(arg) for arg in args)
     if path.endswith(".py"):
         if not Path(path).is_file():
             raise ArgumentError(f"elastic_launch: there is no file {path!r} (working directory {_working_directory()})")
@@ -88,6 +88,17 @@ def make_entry_point(
             what = "a NUL character" if "\0" in word else "half of a character"
             raise ArgumentError(f"elastic_launch: the command has a word with {what}; no program can be given one")
     return EntryPoint(name=name_of(path, words), command=command, script=path.endswith(".py"))
+
+
+def _word(arg: object) -> str:
+    __tracebackhide__ = True
+    try:
+        return str(os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg))
+    except Exception as error:
+        raise ArgumentError(
+            f"elastic_launch: the argument {one_line(arg)} of a command cannot be made a text: "
+            f"{type(error).__name__}: {one_line(str(error))}"
+        ) from error
 
 
 def _working_directory() -> str:

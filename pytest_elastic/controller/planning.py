@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
 _DYNAMIC: Final = ("c10d", "etcd-v2")
+_TORCHS_OWN: Final = ("local", "static", "c10d", "etcd", "etcd-v2")
 _OTHERWISE_GIVEN: Final = ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
 _HOST: Final = r"(?:\[[0-9a-fA-F:.%\w]+\]|[\w.-]+)"
 MOST_RANKS: Final = 4096
 """More than any machine runs; a number that has a digit too many is told, and not tried."""
 HOST_AND_PORT: Final = re.compile(_HOST + r":(?P<port>\d{1,5})")
 """What ``rdzv_endpoint`` may be."""
+_SECONDS: Final = re.compile(r"(^|_)timeout$|^keep_alive_(interval|max_attempt)$")
+"""Names of settings that torch's own backends take for numbers."""
 HOST_OR_BOTH: Final = re.compile(_HOST + r"(?::(?P<port>\d{1,5}))?")
 """What a ``LaunchConfig`` may have: torch knows a default port."""
 
@@ -257,7 +260,20 @@ def check_rendezvous(source: str, backend: str, endpoint: object, settings: obje
                 f"{source}(rdzv_configs=): got the key {one_line(name)}, expected a str, and none of "
                 f"{', '.join(_OTHERWISE_GIVEN)}, which are given otherwise"
             )
+        if backend in _TORCHS_OWN and _SECONDS.search(name) and not _is_number(value):
+            raise ArgumentError(
+                f"{source}(rdzv_configs=): got {one_line(value)} for {name!r}, expected a number greater than 0"
+            )
         refuse_unsendable(f"{source}(rdzv_configs=): the value of {name!r}", value)
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether torch can make seconds, or a number of attempts, of a value: it takes texts as well."""
+    if value is None:
+        return True  # as if it were left out
+    if isinstance(value, str):
+        return value.strip().isdecimal() and int(value) > 0
+    return type(value) in (int, float) and 0 < value < 2**31  # type: ignore[operator]
 
 
 def refuse_unsendable(what: str, value: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_elastic.controller.launch_config import fields_of
 from pytest_elastic.controller.planning import HOST_AND_PORT, HOST_OR_BOTH, check_rendezvous
+from pytest_elastic.one_line import one_line
 from pytest_elastic.spec import ArgumentError
 
 
@@ -43,6 +44,19 @@ def test_settings_that_are_given_otherwise(name: object) -> None:
     assert refusal(settings={name: 1}).startswith(
         f"call(rdzv_configs=): got the key {name!r}, expected a str, and none"
     )
+
+
+@pytest.mark.parametrize("name", ["timeout", "join_timeout", "read_timeout", "keep_alive_interval"])
+@pytest.mark.parametrize("value", ["x", "-1", 0, -1, True, float("nan"), float("inf"), 10**30, [1]], ids=repr)
+def test_a_setting_that_is_no_number(name: str, value: object) -> None:
+    text = f"call(rdzv_configs=): got {one_line(value)} for {name!r}, expected a number greater than 0"
+    assert refusal(settings={name: value}) == text
+
+
+def test_settings_that_torch_takes() -> None:
+    settings = {"timeout": 5, "join_timeout": "30", "read_timeout": 1.5, "close_timeout": None, "protocol": "http"}
+    check_rendezvous("call", "etcd", "", settings, form=HOST_OR_BOTH)
+    check_rendezvous("call", "of a plugin", "", {"timeout": "soon"}, form=HOST_OR_BOTH)
 
 
 def test_a_setting_that_cannot_be_sent() -> None:
