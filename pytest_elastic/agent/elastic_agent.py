@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import multiprocessing
 import os
 import signal
@@ -22,6 +24,8 @@ from pytest_elastic.messages import AgentMessage, RankExited, RoundStarted
 
 _MEMBERSHIP_INTERVAL = 0.1
 """Seconds between two looks for nodes that wait to join; torch's own interval."""
+_TAKES_TIMEOUT = "timeout" in inspect.signature(LocalElasticAgent._shutdown).parameters
+"""Not in torch 2.9."""
 _AFTERMATH = 0.2
 """Seconds that workers get to fail by themselves once one has failed, before they are told to end."""
 
@@ -138,7 +142,13 @@ class ObservedAgent(LocalElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 30) -> None:  # noqa: ARG002
         self.stopping_ns = clock.monotonic_ns()
         begin = clock.monotonic()
-        super()._shutdown(death_sig, timeout=self._grace)  # type: ignore[arg-type]
+        if _TAKES_TIMEOUT:
+            super()._shutdown(death_sig, timeout=self._grace)  # type: ignore[arg-type]
+        else:
+            if self._pcontext is not None:
+                # torch calls it with the signal alone, and would wait for 30 s.
+                self._pcontext.close = functools.partial(self._pcontext.close, timeout=self._grace)  # type: ignore[method-assign, arg-type]
+            super()._shutdown(death_sig)
         self._note_exits(stopping_since=begin)
         self._close_pidfds()
 

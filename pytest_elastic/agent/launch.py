@@ -12,7 +12,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from torch.distributed.elastic import events, metrics
 from torch.distributed.elastic.agent.server.api import WorkerSpec
@@ -29,6 +29,9 @@ from pytest_elastic.messages import HOLD, AgentFinished, AgentMessage, AgentOrde
 from pytest_elastic.pickling import pickle_exception
 from pytest_elastic.scarcity import remedy
 from pytest_elastic.worker import rank
+
+_NEWER: Final = ("duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank")
+"""What not every supported torch has; such a one cannot have been given it either."""
 
 
 class EventsToController(logging.Handler):
@@ -152,9 +155,7 @@ def _make_agent(
         local_addr=config["local_addr"],
         event_log_handler=destination,
         numa_options=config["numa_options"],
-        duplicate_stdout_filters=config["duplicate_stdout_filters"],
-        duplicate_stderr_filters=config["duplicate_stderr_filters"],
-        virtual_local_rank=config["virtual_local_rank"],
+        **{name: config[name] for name in _NEWER if name in WorkerSpec.__dataclass_fields__},
     )
     logs = RankLogs(
         directory=Path(order.directory),

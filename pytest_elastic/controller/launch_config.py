@@ -32,7 +32,13 @@ _FIELDS: Final = (
     "signals_to_handle",
     "shutdown_timeout",
 )
-_NEWER: Final = {"duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank", "shutdown_timeout"}
+_NEWER: Final = {
+    "duplicate_stdout_filters",
+    "duplicate_stderr_filters",
+    "virtual_local_rank",
+    "signals_to_handle",
+    "shutdown_timeout",
+}
 """Fields that not every supported torch has."""
 _LEAST: Final = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 1, "max_restarts": 0}
 _START_METHODS: Final = ("forkserver", "spawn", "fork")

@@ -116,7 +116,7 @@ def make_plan(
         os.environ | dict(spec.env),
         nodes=most,
         nproc=torchs.nproc_per_node if torchs is not None else None,
-        virtual=torchs is not None and torchs.virtual_local_rank,
+        virtual=torchs is not None and getattr(torchs, "virtual_local_rank", False),
         choose=choose,
     )
     if (ranks := placement.nproc * most) > MOST_RANKS:
