@@ -47,6 +47,7 @@ soak: $(VENV)/.installed-development
 	@status=0; \
 	$(RUN) pytest -rP soak || status=1; \
 	$(RUN) pytest -m soak tests || status=1; \
+	OWN_SERVERS=1 $(RUN) pytest -n 3 --dist loadfile -m 'not soak' tests/integration || status=1; \
 	FUZZ_EXAMPLES=2000 $(RUN) pytest tests/unit/test_fuzz_channel.py tests/integration/test_fuzz_reports.py || status=1; \
 	CONFORMANCE_SPAWN=all $(RUN) pytest tests/conformance/test_conformance.py -k spawn || status=1; \
 	MIXED_TIMES=20 $(RUN) pytest tests/integration/test_xdist.py -k forty || status=1; \

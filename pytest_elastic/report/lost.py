@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from pytest_elastic.messages import AgentFinished
 from pytest_elastic.report.culprit import Blame, is_peer_loss
 from pytest_elastic.report.records import AgentRecord, LaunchRecord
+
+_EXCEPTION: Final = re.compile(r"[A-Za-z_][\w.]*(: |$)")
 
 
 def lost_agents(record: LaunchRecord) -> list[AgentRecord]:
@@ -49,12 +54,18 @@ def _raised_by_itself(record: LaunchRecord) -> AgentRecord | None:
     for agent in record.agents:
         end = agent.finished
         if end is not None and end.exception is not None and end.left_ns is None:
-            last = end.traceback.rstrip().rpartition("\n")[2]
+            last = _last_exception(end.traceback)
             closed = "RendezvousClosedError" in last or "RendezvousGracefulExitError" in last
             name, _, message = last.partition(": ")
             if not closed and not (others_end and is_peer_loss(name, message)):
                 return agent
     return None
+
+
+def _last_exception(traceback: str) -> str:
+    """Return the line of a traceback with the exception; more lines of its text may follow, such as a stack of C++."""
+    lines = traceback.rstrip().splitlines()
+    return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
 
 
 def _gave_up(end: AgentFinished) -> bool:

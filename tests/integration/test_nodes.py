@@ -367,7 +367,7 @@ def test_a_rendezvous_that_lost_its_etcd_says_so_at_the_deadline(
     etcd = etcd_server_factory()
     keys = f"http://{etcd.endpoint}/v2/keys/torchelastic?recursive=true"
     with elastic_launch.start(
-        train, done, nnodes=2, agents=1, rdzv_backend="etcd", rdzv_endpoint=etcd.endpoint, timeout=6
+        train, done, nnodes=2, agents=1, rdzv_backend="etcd", rdzv_endpoint=etcd.endpoint, timeout=12
     ) as run:
         until = time.monotonic() + DEADLINE
         while "participants" not in _text_of(keys):

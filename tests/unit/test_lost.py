@@ -13,6 +13,9 @@ from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
 
 STORE_IS_GONE = "torch.distributed.DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed."
+WITH_STACK = (
+    f"{STORE_IS_GONE}\nException raised from recvBytes at Utils.hpp:686 (most recent call first):\nframe #0: c10::Error"
+)
 
 
 def agent(node: int, traceback: str = "", state: Literal["SUCCEEDED", "FAILED"] = "FAILED") -> AgentRecord:
@@ -66,6 +69,7 @@ def test_an_agent_whose_store_is_gone_while_nobody_has_given_up_is() -> None:
     assert at_fault(agent(0, state="SUCCEEDED"), agent(1, STORE_IS_GONE)) == 1
 
 
-def test_an_agent_whose_store_is_gone_with_a_lost_node_is_not() -> None:
+@pytest.mark.parametrize("hears", [STORE_IS_GONE, WITH_STACK])
+def test_an_agent_whose_store_is_gone_with_a_lost_node_is_not(hears: str) -> None:
     lost = AgentRecord(node=0, finished=None, exitcode=-9, killed=False, said_hello=True, lost_ns=4)
-    assert at_fault(lost, agent(1, STORE_IS_GONE)) == 0
+    assert at_fault(lost, agent(1, hears)) == 0
