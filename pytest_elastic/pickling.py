@@ -35,7 +35,7 @@ def pickle_exception(error: BaseException) -> bytes:
         data = bytes(cloudpickle.dumps(error))
         if type(pickle.loads(data)) is type(error):
             return data
-    except Exception:  # noqa: BLE001 (a foreign __reduce__ or __init__ may raise anything)
+    except BaseException:  # noqa: BLE001 (a foreign __reduce__ or __init__ may raise anything, or call sys.exit)
         pass
     parts = (type(error), error.args, dict(error.__dict__))
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, Std
 
+from pytest_elastic import kernel
 from pytest_elastic.messages import RankId
 from pytest_elastic.worker.identity import VARIABLE, Identity
 
@@ -52,7 +52,7 @@ class RankLogs(LogsSpecs):
             logs.stderrs[local_rank] = str(directory / "stderr.log")
             logs.error_files[local_rank] = env["TORCHELASTIC_ERROR_FILE"] = str(directory / "error.json")
             env[VARIABLE] = Identity(
-                id=id, directory=directory, order=self._order, agent=os.getpid(), keys=tuple(env)
+                id=id, directory=directory, order=self._order, agent=kernel.own_pid(), keys=tuple(env)
             ).encode()
             ranks.append(id)
         self.ranks = tuple(ranks)

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server import api as agent_api
 
-from pytest_elastic import forking
+from pytest_elastic import forking, kernel
 from pytest_elastic.agent import etcd_lease
 from pytest_elastic.agent.launch import launch
 from pytest_elastic.channel import Outbox
@@ -46,7 +46,7 @@ def _report(order: AgentOrder) -> Outbox:
     outbox = Outbox(order.channel, order.key)
     state = server_state.state
     assert state is not None, "agents are forked from the preloaded server"
-    outbox.send(AgentHello(node=order.node, pid=os.getpid(), broken=state.broken, unsafe=state.unsafe))
+    outbox.send(AgentHello(node=order.node, pid=kernel.own_pid(), broken=state.broken, unsafe=state.unsafe))
     try:
         outbox.receive()
     except EOFError:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_elastic import kernel
 from pytest_elastic.messages import SessionOrder
 from pytest_elastic.options import BLOCK_PLUGINS
 
@@ -55,7 +56,7 @@ def worker_input(config: pytest.Config) -> dict[str, object]:
     return {
         "workerid": "master",
         "workercount": 1,
-        "testrunuid": f"elastic-{os.getpid()}",
+        "testrunuid": f"elastic-{kernel.own_pid()}",
         "mainargv": list(sys.argv),
         "randomly_seed": getattr(config.option, "randomly_seed", None),
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pytest_elastic import kernel
 from pytest_elastic.accelerators import CPU, KINDS, Survey, read_survey
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import DeviceOrder
@@ -252,7 +253,7 @@ def ask_torch(environ: Mapping[str, str]) -> Survey:
     """
     question = (
         f"import sys; sys.path.append({_PACKAGES!r}); "
-        f"from pytest_elastic.accelerators import print_survey; print_survey({os.getpid()})"
+        f"from pytest_elastic.accelerators import print_survey; print_survey({kernel.own_pid()})"
     )
     try:
         answer = subprocess.run(

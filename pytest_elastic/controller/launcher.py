@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
+from pytest_elastic import kernel
 from pytest_elastic.controller.awaiting import refuse_no_bool
 from pytest_elastic.controller.configuring import configured, tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
@@ -70,7 +71,7 @@ class ElasticLaunch:
             )
         self._request = request
         self._run: ElasticRun = run_of(request.config)
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         self._messages: list[str] = []
         self._plans: list[LaunchPlan] = []
         self._started: list[RunningLaunch] = []
@@ -338,7 +339,7 @@ class ElasticLaunch:
 
     def close(self) -> None:
         """End what is left of the test's launches, and remove what they left on disk."""
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             return
         for running in self._started:
             running.close()

@@ -139,7 +139,8 @@ def make_plan(
         make_tree(directory)
     except OSError as error:
         who = "--elastic-log-dir: " if scratch not in directory.parents else ""
-        raise ElasticError(f"{who}cannot make {directory}: {error.strerror}") from error
+        gone = "" if scratch.parent.is_dir() else f" ({scratch.parent}, the directory of this run, has been removed)"
+        raise ElasticError(f"{who}cannot make {directory}: {error.strerror}{gone}") from error
     entry = request.entry
     plan = LaunchPlan(
         directory=directory,

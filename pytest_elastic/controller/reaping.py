@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from pytest_elastic import kernel
 from pytest_elastic.services import reaper
 
 
@@ -19,7 +19,7 @@ class Reaper:
 
     def __init__(self, directory: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, str(os.getpid()), str(directory)],
+            [sys.executable, "-I", "-S", reaper.__file__, str(kernel.own_pid()), str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

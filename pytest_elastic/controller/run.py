@@ -17,6 +17,7 @@ from typing import Final
 
 import pytest
 
+from pytest_elastic import kernel
 from pytest_elastic.accelerators import Survey
 from pytest_elastic.controller.copying import plugins_left_behind, pytest_variables, session_order
 from pytest_elastic.controller.devices import Devices, Placement, ask_torch, check_survey
@@ -64,7 +65,7 @@ class ElasticRun:
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
         self.given: Final = given
         self._config = config
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         # execnet gives a worker five seconds to notice.
         self._main = os.getppid() if hasattr(config, "workerinput") else None
         self._directory: Path | None = None
@@ -265,7 +266,7 @@ class ElasticRun:
             name: What its logs are kept under; default the test's node id.
         """
         __tracebackhide__ = True
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             raise ElasticError(
                 "elastic_launch was called in a process that the test forked; launch from the pytest process itself"
             )
@@ -456,7 +457,7 @@ class ElasticRun:
 
     def stand_still(self, still: bool) -> None:
         """Have the clocks of all launches stand still while a person is in a debugger of this process, or go on."""
-        if os.getpid() == self._owner:
+        if kernel.own_pid() == self._owner:
             for launch in list(self._launches):
                 launch.stand_still(still)
 
@@ -482,7 +483,7 @@ class ElasticRun:
 
     def close(self) -> None:
         """End every process of the run and remove its directory."""
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
         self.kept.close()
         self._join_ending()

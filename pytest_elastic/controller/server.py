@@ -116,7 +116,7 @@ class PreloadedServer:
                 | {
                     RUN_MARK: self.run,
                     "PYTEST_ELASTIC_PRELOAD": json.dumps(
-                        [os.getpid(), order_r, answer_w, str(self._tracker_file), self._early]
+                        [kernel.own_pid(), order_r, answer_w, str(self._tracker_file), self._early]
                     ),
                 }
             )

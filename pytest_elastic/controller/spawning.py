@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_elastic import kernel
 from pytest_elastic.controller.environment import needs_fresh_interpreter
 from pytest_elastic.controller.measuring import FOR_SUBPROCESSES
 from pytest_elastic.controller.reaping import Reaper
@@ -61,7 +62,7 @@ class Spawning:
         preload = given["preload"].value if "preload" in given else SETTINGS["preload"].default
         self._named: Final[tuple[str, ...]] = preload
         self._cwd: Final = config.invocation_params.dir
-        self._owner: Final = os.getpid()
+        self._owner: Final = kernel.own_pid()
         self._executable: Final = spawn.get_executable()
         self._lock = threading.Lock()
         self._starter = SteadyThread()
@@ -138,7 +139,7 @@ class Spawning:
     def _server_for_spawn(self) -> PreloadedServer | None:
         if (
             self._off
-            or os.getpid() != self._owner
+            or kernel.own_pid() != self._owner
             or wants_fresh_interpreters()
             or spawn.get_executable() != self._executable
             or any(name in os.environ for name in FOR_SUBPROCESSES)
@@ -238,7 +239,7 @@ class Spawning:
 
     def close(self) -> None:
         """End the server and every process that it forked."""
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
         with self._lock:
             self._off = True

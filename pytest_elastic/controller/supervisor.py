@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from pytest_elastic import clock, tasks
+from pytest_elastic import clock, kernel, tasks
 from pytest_elastic.channel import Peer, Reception
 from pytest_elastic.controller import membership
 from pytest_elastic.controller.actions import Actions
@@ -383,7 +383,7 @@ class Supervisor:
             store_fd = fds[0] if fds else None
             self._inline = InlineAgent(order, self._server.address, store_fd, self._reception.wake)
             if self._server.word is not None:
-                self.agent_arrived(replace(self._server.word, node=order.node, pid=os.getpid()), None)
+                self.agent_arrived(replace(self._server.word, node=order.node, pid=kernel.own_pid()), None)
                 return agent
             what, name, fds = tasks.vouch_for_server, f"voucher-{order.node}", []
         agent.status_fd = self._fork(name, what, (str(file),), fds)

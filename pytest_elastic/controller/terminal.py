@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from pytest_elastic import compat
+from pytest_elastic import compat, kernel
 from pytest_elastic.controller.live import terminal_writer
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.fixtures import is_xdist_worker
@@ -160,7 +160,7 @@ def _signals(loan: Loan, terminal: int | None) -> Iterator[None]:
         loan.send(signal.SIGSTOP)
         debugger = _settings(terminal)
         _apply(terminal, before)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(kernel.own_pid(), signal.SIGSTOP)
         # Here the person has brought this process to the front again.
         _apply(terminal, debugger)
         loan.send(signal.SIGCONT)

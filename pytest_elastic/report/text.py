@@ -57,6 +57,8 @@ def _state_of(failure: RankFailure) -> str:
 def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     """Say that the deadline came, and where each rank was, ranks at the same place together."""
     finished = {r.id.rank for r in record.last_world() if r.finished is not None}
+    # One that has finished waits for the others; where there is none, it hangs in its own end.
+    at_end = len(finished) == len(record.last_world())
     by = f" ({record.timeout_by})" if record.timeout_by else ""
     lines = [f"timed out after {record.timeout:g} s{by}: {record.name or 'the launch'}"]
     lost = lost_agents(record)
@@ -69,7 +71,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
         lines += tail_of("log of the preloaded server", record.server_words)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank in record.last_world():
-        stack = stacks.get(rank.id.rank, "") if rank.id.rank not in finished else ""
+        stack = stacks.get(rank.id.rank, "") if at_end or rank.id.rank not in finished else ""
         doing = _doing(rank.id.rank in finished, rank.was_stopped, stack)
         groups[(doing, shown(stack))].append(rank.id.rank)
     for (doing, stack), ranks in groups.items():
@@ -84,7 +86,7 @@ def _doing(finished: bool, stopped: bool, stack: str) -> str:
     if stopped:  # what it did after it was woken for its stacks does not count
         return "stopped by a signal (SIGSTOP)" + (f" in {place}" if place else "")
     if finished:
-        return "finished"
+        return "finished, but its process did not end" if stack else "finished"
     return f"in {place}" if place else "no stack could be had"
 
 

@@ -38,7 +38,7 @@ def load_exception(data: bytes | None, type_name: str, message: str) -> BaseExce
         return UnpicklableError(type_name, message)
     try:
         error = pickle.loads(data)
-    except Exception:  # noqa: BLE001 (its class may not be importable here, its __setstate__ may raise anything)
+    except (Exception, SystemExit):  # noqa: BLE001 (its class may not be importable, its __setstate__ may raise)
         return UnpicklableError(type_name, message)
     return error if isinstance(error, BaseException) else UnpicklableError(type_name, message)
 
@@ -94,7 +94,7 @@ def _read_values(record: LaunchRecord) -> tuple[tuple[RankRecord, ...], dict[int
         if done is not None and done.value is not None:
             try:
                 values[rank.id.rank] = pickle.loads(done.value)
-            except Exception as error:  # noqa: BLE001 (whatever a foreign class does when it is made again)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (what a foreign class does when it is made again)
                 message = f"returned a value that cannot be read here: {type(error).__name__}: {error}"
                 failed = RankFailed(
                     id=rank.id,

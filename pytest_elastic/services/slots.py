@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +95,7 @@ class Pool:
         """Stand in the queue for some slots; only under the guard."""
         numbers = [int(path.stem.partition("-")[2]) for path in self._directory.glob("ticket-*")]
         path = self._directory / f"ticket-{max(numbers, default=0) + 1:012}"
-        path.with_suffix(_WANTED).write_text(json.dumps({"pid": os.getpid(), "names": list(names)}))
+        path.with_suffix(_WANTED).write_text(json.dumps({"pid": kernel.own_pid(), "names": list(names)}))
         ticket = file_lock(path)
         ticket.acquire(blocking=False)
         return ticket
@@ -189,13 +188,13 @@ class Lease:
         self.names: Final = tuple(names)
         self.idle = False
         self.held = True
-        self._pid = os.getpid()
+        self._pid = kernel.own_pid()
         self._lock = threading.Lock()
 
     def release(self) -> None:
         """Give them back. To do so again, or in a fork, does nothing."""
         with self._lock:
-            if self.held and os.getpid() == self._pid:
+            if self.held and kernel.own_pid() == self._pid:
                 self.held = False
                 if self.names:
                     with self.pool.guarded():

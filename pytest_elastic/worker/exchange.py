@@ -14,6 +14,7 @@ from typing import Any, Final
 import cloudpickle
 import pytest
 
+from pytest_elastic import kernel
 from pytest_elastic.channel import Outbox
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import (
@@ -54,7 +55,7 @@ class Exchange:
         self.shared = Path()
         self.period: Period = "test"
         self._outbox = outbox
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         self._lock = threading.Lock()
         self._number = 0
         self._rounds: Counter[Period] = Counter()
@@ -141,7 +142,7 @@ class Exchange:
 
     def _ask(self, who: str, what: Meeting | FixtureWanted | FactoryCalled, patience: float | None = None) -> bytes:
         __tracebackhide__ = True
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             raise ElasticError(
                 f"{who} was used in a process that rank {self.me.rank} forked; use it in the rank's own process"
             )

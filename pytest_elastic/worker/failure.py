@@ -50,7 +50,7 @@ def pickled(error: BaseException) -> bytes | None:
         data = bytes(cloudpickle.dumps(error))
         # Many exceptions pickle but cannot be made again: their __init__ wants other arguments than .args.
         pickle.loads(data)
-    except Exception:  # noqa: BLE001 (a user's __reduce__ may raise anything)
+    except BaseException:  # noqa: BLE001 (a user's __reduce__ may raise anything, or call sys.exit)
         return None
     return data
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic import clock, compat
+from pytest_elastic import clock, compat, kernel
 from pytest_elastic.accelerators import TorchAccelerators
 from pytest_elastic.channel import Outbox
 from pytest_elastic.hookspecs import RankContext
@@ -39,6 +39,7 @@ def run_tests(
 ) -> int:
     """Run the test that the controller names, and further ones as long as it names any; return the exit code."""
     tests = RankTests(order, session, me, outbox, stacks, measurement)
+    pid = kernel.own_pid()
     wanted: ItemOrder | TearDown | NoMoreTests = outbox.receive()
     while not isinstance(wanted, NoMoreTests):
         started_ns = clock.monotonic_ns()
@@ -47,7 +48,10 @@ def run_tests(
             if tests.tear_down_to(wanted.kept) != 0:
                 return 1
         else:
-            if tests.run(wanted) != 0:
+            code = tests.run(wanted)
+            if kernel.own_pid() != pid:
+                os._exit(0)  # A child that the test forked and that came back here: only its parent is the rank.
+            if code != 0:
                 return 1
             if wanted.kept == 0:
                 return 0

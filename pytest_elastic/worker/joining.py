@@ -24,7 +24,7 @@ def join(me: Identity, order: RankOrder, *, writes_stacks: bool) -> Outbox:
     """
     try:
         outbox = Outbox(order.channel, order.key)
-        outbox.send(RankHello(id=me.id, pid=os.getpid(), writes_stacks=writes_stacks))
+        outbox.send(RankHello(id=me.id, pid=kernel.own_pid(), writes_stacks=writes_stacks))
         outbox.receive()
     except (OSError, EOFError):
         os._exit(1)  # The launch is over, or never wanted this rank.

@@ -203,7 +203,7 @@ class LeakWatch:
             cwd=cwd,
             group=self._group(),
             threads=frozenset(threads),
-            children=frozenset(kernel.children(os.getpid())),
+            children=frozenset(kernel.children(kernel.own_pid())),
         )
 
 

@@ -14,7 +14,7 @@ import weakref
 from multiprocessing import util
 from typing import NoReturn
 
-from pytest_elastic import clock
+from pytest_elastic import clock, kernel
 
 
 class Exit:
@@ -31,7 +31,7 @@ class Exit:
         self.code = 1
         self.told = False
         self._grace = grace
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         # Called before multiprocessing waits for its children and threading for its threads.
         util.Finalize(None, self._leave, exitpriority=10_000)
 
@@ -48,7 +48,7 @@ class Exit:
 
     def settle(self) -> tuple[str, ...]:
         """Give threads and children the grace time to end by themselves, and name those that have not."""
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             return ()  # A fork has no thread but its own, and its parent's children are not its children.
         deadline = clock.monotonic() + self._grace
         for thread in _foreign_threads():
@@ -94,6 +94,19 @@ def call_what_atexit_knows() -> None:
     util.Finalize(None, _call_exit_functions, exitpriority=-10_000)
 
 
+def drop_streams_that_cannot_be_flushed() -> None:
+    """Take away what a test has put in the place of standard output or error, if it would fail the end of this process.
+
+    Python tells of it at its own end, and multiprocessing makes a failure of it; here the verdict is complete by now.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001 (whatever the test has put there)
+            setattr(sys, name, None)
+
+
 def forget_buffered_records() -> None:
     """Empty the buffers of handlers of ``logging``: what is in them is the server's, and not for each rank to write."""
     for reference in logging._handlerList:  # type: ignore[attr-defined]
@@ -120,4 +133,7 @@ def exitcode_of(error: SystemExit) -> int:
     """Return the exit code that the system sees of ``sys.exit``: its lowest eight bits."""
     if error.code is None:
         return 0
-    return error.code & 0xFF if isinstance(error.code, int) else 1
+    if not isinstance(error.code, int):
+        return 1
+    # Python makes -1 of what is no C long.
+    return error.code & 0xFF if -(2**63) <= error.code < 2**63 else 0xFF

@@ -62,7 +62,7 @@ def _load() -> None:
     kernel.adopt_orphans()
     # A descriptor of its own: while test files are collected, pytest's capture has taken standard error.
     faulthandler.register(STACK_SIGNAL, file=os.dup(2), all_threads=True)
-    state = server_state.state = ServerState(pid=os.getpid())
+    state = server_state.state = ServerState(pid=kernel.own_pid())
     os.register_at_fork(after_in_child=_begin_life)
     resource_tracker.ensure_running()
     state.tracker_fd = resource_tracker.getfd()

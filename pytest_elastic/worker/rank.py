@@ -19,7 +19,7 @@ from pytest_elastic.worker.failure import describe
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity, take_identity
 from pytest_elastic.worker.joining import join
-from pytest_elastic.worker.leaving import Exit, call_what_atexit_knows, exitcode_of
+from pytest_elastic.worker.leaving import Exit, call_what_atexit_knows, drop_streams_that_cannot_be_flushed, exitcode_of
 from pytest_elastic.worker.measuring import Measurement, measure
 from pytest_elastic.worker.rendezvous import prepare_rendezvous
 from pytest_elastic.worker.stacks import write_stacks_to
@@ -54,20 +54,21 @@ def main() -> None:
     stacks = write_stacks_to(me.directory)
     outbox = join(me, order, writes_stacks=True)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
-    pid = os.getpid()
+    pid = kernel.own_pid()
     try:
         _work(order, me, outbox, exit, stacks, forked=forked)
     except BaseException as error:
-        if os.getpid() != pid:
+        if kernel.own_pid() != pid:
             traceback.print_exc()
             os._exit(1)
         if not exit.told:
             # An error of this package's own, or of what prepares torch: it is told like any other.
             outbox.send(describe(me.id, error, time_ns=clock.monotonic_ns(), how="raised", skip=0))
         raise
-    if os.getpid() != pid:
+    if kernel.own_pid() != pid:
         os._exit(0)  # A child that the work forked and that came back here: only its parent is the rank.
     _leave_world(me, outbox, forked=forked)
+    drop_streams_that_cannot_be_flushed()
 
 
 def _work(

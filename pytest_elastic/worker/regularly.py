@@ -33,7 +33,7 @@ class Regularly:
     def __init__(self, turn: Callable[[], object], *, interval: float) -> None:
         self._turn = turn
         self._interval = interval
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._runs = False
@@ -44,7 +44,7 @@ class Regularly:
 
     def end(self) -> None:
         """End the thread, after its present turn."""
-        if not self._runs or os.getpid() != self._owner:
+        if not self._runs or kernel.own_pid() != self._owner:
             return
         self._runs = False
         self._ending.set()
@@ -72,7 +72,7 @@ class Regularly:
         self._ended.set()
 
     def _before_fork(self) -> None:
-        self._returns = self._runs and os.getpid() == self._owner
+        self._returns = self._runs and kernel.own_pid() == self._owner
         self.end()
 
     def _after_fork(self) -> None:

@@ -250,7 +250,14 @@ def written_so_far(directory: Path) -> tuple[int, int]:
             stream.flush()  # type: ignore[union-attr]
     ctypes.CDLL(None).fflush(None)
     # By their paths: a test may have closed or replaced the descriptors.
-    return (directory / "stdout.log").stat().st_size, (directory / "stderr.log").stat().st_size
+    return _size_of(directory / "stdout.log"), _size_of(directory / "stderr.log")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # a test has removed what it found
 
 
 def _pickled_report(report: pytest.TestReport) -> tuple[bytes, tuple[str, ...]]:

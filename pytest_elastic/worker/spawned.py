@@ -47,7 +47,7 @@ def run(order: SpawnOrder, parent_sentinel: int) -> NoReturn:
     except KeyboardInterrupt:
         traceback.print_exc()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(kernel.own_pid(), signal.SIGINT)
     except BaseException:  # noqa: BLE001 (the interpreter that this stands for prints it and ends with 1)
         traceback.print_exc()
     _leave(code)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pytest_elastic import kernel
+
 
 class RankStopped(BaseException):
     """This rank was told to end. As a KeyboardInterrupt, it passes by ``except Exception``."""
@@ -76,7 +78,7 @@ class Stop:
         if self.wanted:
             faulthandler.unregister(signal.SIGTERM)  # the stacks of when it came are what counts
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(kernel.own_pid(), signal.SIGTERM)
 
     def _take(self, action: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
         """Set what SIGTERM does beside writing the stacks."""

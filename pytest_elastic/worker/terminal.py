@@ -37,7 +37,7 @@ class RankTerminal:
         self.suspend: Callable[[], object] = lambda: None
         self.resume: Callable[[], object] = lambda: None
         self._channel, self._key = channel, key
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         self._outbox: Outbox | None = None
         self._saved: list[int | None] = []
         self._stdin: TextIO | None = None
@@ -46,7 +46,7 @@ class RankTerminal:
     @property
     def held(self) -> bool:
         """This rank has the terminal."""
-        return self._outbox is not None and os.getpid() == self._owner
+        return self._outbox is not None and kernel.own_pid() == self._owner
 
     def take(self, why: Why, place: str) -> bool:
         """Ask for the terminal, unless this rank has it, and wait for the answer; return whether it is there.
@@ -55,7 +55,7 @@ class RankTerminal:
             ElasticError: There is none that anybody could have, or the controller is gone.
         """
         __tracebackhide__ = True
-        if os.getpid() != self._owner:
+        if kernel.own_pid() != self._owner:
             return True  # a fork of the rank: its debugger finds no terminal, as one of a plain test's fork
         wanted = TerminalWanted(id=self.me, why=why, place=place, has_it=self.held)
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coverage import Coverage, version_info
 
+from pytest_elastic import kernel
 from pytest_elastic.messages import CoverageOrder
 from pytest_elastic.one_line import one_line
 from pytest_elastic.worker.measuring import Measurement
@@ -82,7 +83,7 @@ class TracedWork(Measurement):
     """
 
     def __init__(self, order: CoverageOrder) -> None:
-        self._owner = os.getpid()
+        self._owner = kernel.own_pid()
         self._files = f"{order.files}.{self._owner}"
         self._by_test = order.by_test
         self._saving = threading.Lock()
@@ -165,7 +166,7 @@ class TracedWork(Measurement):
         self._save(only_new=False)
 
     def _save(self, *, only_new: bool) -> None:
-        if self._coverage is None or os.getpid() != self._owner or not self._saving.acquire(timeout=_BUSY):
+        if self._coverage is None or kernel.own_pid() != self._owner or not self._saving.acquire(timeout=_BUSY):
             return
         try:
             data = self._coverage.get_data()

@@ -37,6 +37,8 @@ def _use(session: socket.socket, server: int) -> None:
         fds = [*given["pass_fds"], given["c2pwrite"], given["errwrite"]]
         numbers = [*given["pass_fds"], 1, 2]
         order = {"code": command[-1], "environ": dict(given["env"]), "cwd": os.fspath(given["cwd"]), "fds": numbers}
+        order["umask"] = os.umask(0o077)
+        os.umask(order["umask"])
         socket.send_fds(session, [pickle.dumps(order)], fds)
         session.close()
         self.pid, self._child_created = unused.pop(), True

@@ -10,9 +10,12 @@ import ctypes
 import os
 import pickle
 import platform
+import random
 import signal
 import socket
 import sys
+import tempfile
+import time
 import types
 from typing import Any, Final, NoReturn
 
@@ -96,6 +99,11 @@ def _become_server(session: socket.socket) -> NoReturn:
     old = {os.path.abspath(each) for each in inherited if each}
     sys.path[:] = list(dict.fromkeys(["", *path, *(each for each in sys.path[1:] if each not in old)]))
     sys.argv[:] = ["-c"]
+    os.umask(order["umask"])
+    # What Python has made up its mind about, and would have when it was started now.
+    tempfile.tempdir = None
+    random.seed()
+    time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main_module: Any = types.ModuleType("__main__")
     sys.modules["__main__"] = main_module
