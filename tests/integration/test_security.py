@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import RendezvousStateError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousBackend, Token
+from torch.distributed.launcher.api import LaunchConfig
 
 from pytest_elastic import AgentFailedError
 from pytest_elastic.agent.signed_state import SignedState
@@ -106,6 +107,30 @@ def test_state_of_a_rendezvous_that_somebody_else_has_written_is_not_unpickled(
         with pytest.raises(AgentFailedError, match="state of the c10d rendezvous was not written by an agent of this"):
             run.wait()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("run_id", ["", "given"])
+def test_state_on_an_endpoint_that_is_given_is_signed_unless_its_run_id_is_given_too(
+    elastic_launch: ElasticLaunch, etcd_server: EtcdServer, run_id: str
+) -> None:
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1,
+        rdzv_backend="etcd-v2",
+        rdzv_endpoint=etcd_server.endpoint,
+        run_id=run_id,
+    )
+    own = {"rdzv_backend": "etcd-v2", "rdzv_endpoint": etcd_server.endpoint, "nproc": 1}
+    ways: list[dict[str, Any]] = [{"config": config}] if run_id else [{"config": config}, own]
+    for arguments in ways:
+        with elastic_launch.start(int, timeout=DEADLINE, **arguments) as run:
+            assert run.wait() == {0: 0}
+            name = run_id or run._launch.plan.config["run_id"]
+        state = base64.b64decode(etcd_server.client.read(f"/torch/elastic/rendezvous/{name}").value)
+        unsigned = state.startswith(b"\x80") and b"_RendezvousState" in state[:100]  # a pickle
+        assert unsigned is bool(run_id)
 
 
 class Kept(RendezvousBackend):
