@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytest_elastic.controller.holding import RUN, run_of
 from pytest_elastic.controller_fixtures import named_in_ini
 from pytest_elastic.fixtures import is_xdist_worker
 from pytest_elastic.roles import GIVEN, role
+from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.item import ElasticItem
@@ -179,6 +181,20 @@ def end_kept(session: pytest.Session) -> None:
     """End the ranks that are kept between tests, where a session stops before the last of their tests."""
     if role(session.config) == "controller" and RUN in session.config.stash:
         run_of(session.config).end_kept(session)
+
+
+def tell_notes(config: pytest.Config) -> None:
+    """Have the summary of warnings tell which directories for locks could not be used."""
+    directories = sys.modules.get("pytest_elastic.services.private_directories")
+    for note in directories.take_notes() if directories is not None else ():
+        try:
+            config.issue_config_time_warning(ElasticWarning(note), stacklevel=2)
+        except ElasticWarning as warning:
+            # An error, if it were up to the filters; but no test is to blame.
+            message = warnings.WarningMessage(warning, ElasticWarning, __file__, 0)
+            config.hook.pytest_warning_recorded.call_historic(
+                kwargs={"warning_message": message, "nodeid": "", "when": "config", "location": None}
+            )
 
 
 def tell_worker(node: Any) -> None:

@@ -169,12 +169,21 @@ def _shown_environment(value: object) -> str:
     """Show what is wrong with it, and nothing else of it: what variables hold may be secret."""
     if isinstance(value, str):  # of an ini key
         lines = [line.strip() for line in value.splitlines() if line.strip()]
-        names = [line.split()[0] for line in lines if "=" not in line.lstrip("=")]
+        names = [_shown_name(line.split()[0]) for line in lines if "=" not in line.lstrip("=")]
         return one_line(" ".join(names)) if names else "a str"
     if not isinstance(value, Mapping):
         return "None" if value is None else f"a {type(value).__name__}"
     wrong = [(name, text) for name, text in value.items() if not _variable(name, text)]
-    return fitted("{" + ", ".join(f"{one_line(name)}: {_shown_text(text)}" for name, text in wrong) + "}")
+    return fitted("{" + ", ".join(f"{_shown_key(name)}: {_shown_text(text)}" for name, text in wrong) + "}")
+
+
+def _shown_name(name: str) -> str:
+    before, equals, _ = name.partition("=")
+    return f"{before}=..." if equals else name
+
+
+def _shown_key(name: object) -> str:
+    return one_line(_shown_name(name)) if isinstance(name, str) else _shown_text(name)
 
 
 def _shown_text(text: object) -> str:

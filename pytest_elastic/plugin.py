@@ -150,6 +150,7 @@ def pytest_leave_pdb(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the ranks that are kept; take note that reports are told in the summary from here on."""
     detection.end_kept(session)
+    detection.tell_notes(session.config)
     session.config.stash[detection.SUMMARY] = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,12 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, S
 
 from pytest_elastic import kernel
 from pytest_elastic.messages import RankId
+from pytest_elastic.one_line import one_line
+from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.worker.identity import VARIABLE, Identity
+
+_SHARED = ("RANK", "ROLE_RANK", "WORLD_SIZE", "ROLE_WORLD_SIZE")
+"""Variables of ranks that torch's agents tell each other through their store, to which others can write."""
 
 
 class RankLogs(LogsSpecs):
@@ -37,6 +43,12 @@ class RankLogs(LogsSpecs):
         logs = LogsDest()
         ranks = []
         for local_rank, env in sorted(envs.items()):
+            for name in _SHARED:
+                if not re.fullmatch("[0-9]{1,9}", env[name]):
+                    raise ValueError(
+                        f"{name} of local rank {local_rank} would be {one_line(env[name])}, no number: somebody else "
+                        "has written to the agents' store"
+                    )
             id = RankId(  # noqa: A001 (what it is)
                 world=self._world(),
                 rank=int(env["RANK"]),
@@ -46,7 +58,7 @@ class RankLogs(LogsSpecs):
                 world_size=int(env["WORLD_SIZE"]),
                 restart=int(env["TORCHELASTIC_RESTART_COUNT"]),
             )
-            directory = self._directory / id.world / str(id.rank)
+            directory = rank_directory(self._directory, id)
             directory.mkdir(parents=True)
             logs.stdouts[local_rank] = str(directory / "stdout.log")
             logs.stderrs[local_rank] = str(directory / "stderr.log")

@@ -26,6 +26,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from pytest_elastic.agent.master import Master, decode_master
 from pytest_elastic.agent.signed_state import BACKENDS, make_signed_handler
 from pytest_elastic.loopback_store import LOOPBACK, host_on_loopback
 
@@ -110,11 +111,13 @@ class FreshPort(RendezvousHandler):
 
     Args:
         inner: The rendezvous.
+        key: Key by which node 0 signs what it tells the others; ``None`` where others may take part.
         host: The store that it uses, if it is hosted here.
     """
 
-    def __init__(self, inner: RendezvousHandler, host: Store | None = None) -> None:
+    def __init__(self, inner: RendezvousHandler, key: bytes | None, host: Store | None = None) -> None:
         self._inner = inner
+        self._key = key
         self._host = host
         self._held: socket.socket | None = None
         self.world = ""
@@ -148,10 +151,13 @@ class FreshPort(RendezvousHandler):
             self._held = socket.socket()
             self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._held.bind(("", 0))
-            store.set(key, f"{self._held.getsockname()[1]} {uuid.uuid4().hex[:12]}")
-        port, world = store.get(key).decode().split()
-        self.port, self.world = int(port), world
-        return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(LOOPBACK, int(port)))
+            # Its own word is not read back: others can write to the store too.
+            master = Master(port=int(self._held.getsockname()[1]), world=uuid.uuid4().hex[:12])
+            store.set(key, master.encode(self._key, self.get_run_id()).decode())
+        else:
+            master = decode_master(store.get(key), self._key, self.get_run_id())
+        self.port, self.world = master.port, master.world
+        return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(LOOPBACK, master.port))
 
     def is_closed(self) -> bool:
         """Ask the wrapped handler."""
@@ -221,12 +227,13 @@ def make_handler(parameters: RendezvousParameters, state_key: bytes | None) -> F
 
     Args:
         parameters: What it is to be.
-        state_key: Key by which its state is signed; ``None`` where others than the agents of this run may take part.
+        state_key: Key by which its state, and what node 0 says, is signed; ``None`` where others than the agents of
+            this run may take part.
     """
     if parameters.backend == "local":
         rendezvous_handler_registry.register("local", LocalRendezvous)
     if state_key is not None and parameters.backend in BACKENDS:
-        return FreshPort(make_signed_handler(parameters, state_key))
+        return FreshPort(make_signed_handler(parameters, state_key), state_key)
     host, _, port = parameters.endpoint.rpartition(":")
     here = parameters.backend == "static" and parameters.config["rank"] == 0 and host == LOOPBACK
-    return FreshPort(get_rendezvous_handler(parameters), host_on_loopback(int(port)) if here else None)
+    return FreshPort(get_rendezvous_handler(parameters), state_key, host_on_loopback(int(port)) if here else None)

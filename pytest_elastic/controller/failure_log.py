@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -60,8 +62,28 @@ class FailureLog:
 
     def _append(self, text: str) -> None:
         # One write to a file that is opened to append: what several processes write does not mix.
-        log = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # Where others can write they may have put something there first: a link, a pipe, a file that they can read.
+        ways = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        log = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | ways, 0o600)
         try:
+            _refuse_planted(os.fstat(log))
             os.write(log, text.encode(errors="backslashreplace"))
         finally:
             os.close(log)
+
+
+def _refuse_planted(found: os.stat_result) -> None:
+    """Refuse a file that somebody else has made, or can write to; devices only root can make.
+
+    Raises:
+        PermissionError: It is one.
+    """
+    own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    if stat.S_ISCHR(found.st_mode) or (own and found.st_nlink == 1):
+        return
+    names = f" with {found.st_nlink} names" if own else ""
+    raise PermissionError(
+        errno.EPERM,
+        f"it is {stat.filemode(found.st_mode)} of user {found.st_uid}{names}, expected a file of user {os.getuid()} "
+        "that nobody else can write to",
+    )

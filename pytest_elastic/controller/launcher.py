@@ -236,7 +236,8 @@ class ElasticLaunch:
             config=config,
             rdzv_configs=rdzv_configs,
             rdzv_endpoint=rdzv_endpoint or self._endpoint(spec, config),
-            foreign=bool(rdzv_endpoint or (config is not None and config.rdzv_endpoint)),
+            # Without its run id, which is the launch's own, nobody else can take part.
+            foreign=config is not None and bool(config.rdzv_endpoint and config.run_id),
             inline=agent == "inline",
             agent_error=None if agent_error is None else pickle_exception(agent_error),
             faults=check_faults(

@@ -22,6 +22,7 @@ from pytest_elastic.messages import (
     RankId,
     RankReport,
 )
+from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.report.records import AgentRecord, RankRecord
 
 
@@ -68,7 +69,7 @@ class RankState:
         Args:
             directory: Directory of the launch's output.
         """
-        return directory / self.id.world / str(self.id.rank)
+        return rank_directory(directory, self.id)
 
     def hold(self, pid: int) -> bool:
         """Take hold of the rank's process; return whether that is new."""

@@ -57,7 +57,7 @@ class Request:
         config: torch's own settings, in place of ours.
         rdzv_configs: Settings of the rendezvous backend.
         rdzv_endpoint: Its endpoint, or an empty text.
-        foreign: The endpoint was given: others than this run may meet there too.
+        foreign: Endpoint and run id were given: others than this run may meet there too.
         inline: The agent runs inside pytest.
         agent_error: Pickled exception for the agents to raise, or ``None``.
         faults: What the launch is to suffer.
@@ -136,7 +136,7 @@ def make_plan(
         raise ArgumentError(f'{request.source}(agent="inline"): runs one agent, but nnodes asks for {agents}')
     try:
         scratch.mkdir(mode=0o700)
-        make_tree(directory)
+        make_tree(directory, scratch if scratch in directory.parents else directory.parents[1])
     except OSError as error:
         who = "--elastic-log-dir: " if scratch not in directory.parents else ""
         gone = "" if scratch.parent.is_dir() else f" ({scratch.parent}, the directory of this run, has been removed)"

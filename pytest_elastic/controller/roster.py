@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.messages import RankId, RankWarned
+from pytest_elastic.rank_directory import check_world
 from pytest_elastic.report.records import AgentRecord, RankRecord
 
 
@@ -43,9 +44,14 @@ class Roster:
             rank.begin_test(directory)
 
     def rank(self, id: RankId) -> RankState:  # noqa: A002 (the field's name)
-        """Return a rank; it is added if nothing was heard of it before."""
+        """Return a rank; it is added if nothing was heard of it before.
+
+        Raises:
+            ValueError: The name of its world is none.
+        """
         key = (id.world, id.rank)
         if key not in self._ranks:
+            check_world(id.world)
             self._ranks[key] = RankState(id)
             if id.world not in self.worlds:
                 self.worlds.append(id.world)

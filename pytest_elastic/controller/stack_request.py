@@ -9,6 +9,7 @@ from typing import Final
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.controller.peers import RankState
+from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.worker.stacks import FILE_NAME, STACK_SIGNAL
 
 _PATIENCE: Final = 0.5
@@ -50,4 +51,4 @@ def wrote_stacks(rank: RankState, directory: Path) -> bool:
 
 
 def _file_of(rank: RankState, directory: Path) -> Path:
-    return directory / rank.id.world / str(rank.id.rank) / FILE_NAME
+    return rank_directory(directory, rank.id) / FILE_NAME

@@ -205,7 +205,8 @@ def _error_of(
             text.timeout_text(record, stacks), timeout=record.timeout, stacks=stacks, result=result
         )
     complete = bool(ranks) and not failed
-    for agent in [*lost_agents(record), *record.agents]:
+    # Those that were ended with a launch are not what it failed of.
+    for agent in [*lost_agents(record), *sorted(record.agents, key=lambda agent: agent.killed)]:
         outcome = result.agents[agent.node]
         failed_itself = outcome.exception is not None or outcome.state == "KILLED"
         if failed_itself and not (complete and _dispensable(agent, record)):

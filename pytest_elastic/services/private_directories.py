@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from pytest_elastic.warning import ElasticWarning
+_untold: Final[dict[str, None]] = {}
+"""What :func:`machine_directory` found, a line each, in order."""
 
 
 def make_private(directory: Path) -> None:
@@ -28,24 +29,58 @@ def make_private(directory: Path) -> None:
         )
 
 
-def make_tree(directory: Path) -> None:
+class SharedDirectoryError(PermissionError):
+    """A directory in which somebody else can put something in the place of ours."""
+
+    def __init__(self, directory: Path, found: os.stat_result, expected: str) -> None:
+        super().__init__(f"{directory} is {stat.filemode(found.st_mode)} of user {found.st_uid}; {expected}")
+        self.strerror = str(self)
+
+
+def make_tree(directory: Path, top: Path) -> None:
     """Make a directory for this user alone, and those above it that do not exist: no other user can write to these.
 
+    Args:
+        directory: What is to be made.
+        top: A directory above it. What is below that is this user's alone, also what is there already.
+
     Raises:
-        OSError: One of them cannot be made.
+        SharedDirectoryError: Others can write to what is there, or have made it.
+        OSError: A directory cannot be made.
     """
-    for parent in reversed(directory.parents):
-        if not parent.exists():
+    for parent in reversed((directory, *directory.parents)):
+        if top not in parent.parents and not parent.exists():
             parent.mkdir(mode=0o755, exist_ok=True)  # the umask may allow more than this
-    directory.mkdir(mode=0o700, exist_ok=True)
+        elif top in parent.parents:
+            with suppress(FileExistsError):
+                parent.mkdir(mode=0o700 if parent == directory else 0o755)
+            _refuse_others(parent)
+        if parent == top:
+            _refuse_replacing(top)
+
+
+def _refuse_others(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        expected = f"expected a directory of user {os.getuid()} that nobody else can write to: remove it"
+        raise SharedDirectoryError(directory, found, expected)
+
+
+def _refuse_replacing(directory: Path) -> None:
+    """Refuse a directory in which whoever wants to can rename what this user makes there; those of a group may."""
+    found = directory.stat()
+    foreign = found.st_uid not in (0, os.getuid()) and found.st_mode & 0o022
+    if foreign or (found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX):
+        expected = f"others could replace what user {os.getuid()} makes there: name a directory below it"
+        raise SharedDirectoryError(directory, found, expected)
 
 
 def machine_directory(what: str) -> Path:
     """Return a directory that all runs of this user on this machine share; make it if it does not exist.
 
     Everybody can foresee its name in the directory for temporary files, and make it before this user does. Then it is
-    one where nobody else can, the same for all runs, and a warning says so. If there is none of these either it is the
-    first one, for :func:`make_private` to refuse when it is used.
+    one where nobody else can, the same for all runs, and :func:`take_notes` says so. If there is none of these either
+    it is the first one, for :func:`make_private` to refuse when it is used.
     """
     first, *others = _places(what)
     try:
@@ -55,12 +90,16 @@ def machine_directory(what: str) -> Path:
             with suppress(OSError):
                 _refuse_shared(place.parent)
                 make_private(place)
-                warnings.warn(
-                    ElasticWarning(f"cannot use {str(first)!r} for locks: {error}; using {str(place)!r} instead"),
-                    stacklevel=2,
-                )
+                _untold[f"cannot use {str(first)!r} for locks: {error}; using {str(place)!r} instead"] = None
                 return place
     return first
+
+
+def take_notes() -> list[str]:
+    """Return what whoever runs the tests is to know of directories for locks, and forget it."""
+    notes = list(_untold)
+    _untold.clear()
+    return notes
 
 
 def _places(what: str) -> list[Path]:

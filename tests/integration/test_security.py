@@ -11,9 +11,11 @@ import pickle
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,12 +23,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import RendezvousStateError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import RendezvousBackend, Token
+from torch.distributed.launcher.api import LaunchConfig
 
 from pytest_elastic import AgentFailedError
 from pytest_elastic.agent.signed_state import SignedState
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.launcher import ElasticLaunch
+    from pytest_elastic.messages import AgentOrder
     from pytest_elastic.services.etcd import EtcdServer
 
 DEADLINE = 60
@@ -105,6 +109,30 @@ def test_state_of_a_rendezvous_that_somebody_else_has_written_is_not_unpickled(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("run_id", ["", "given"])
+def test_state_on_an_endpoint_that_is_given_is_signed_unless_its_run_id_is_given_too(
+    elastic_launch: ElasticLaunch, etcd_server: EtcdServer, run_id: str
+) -> None:
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1,
+        rdzv_backend="etcd-v2",
+        rdzv_endpoint=etcd_server.endpoint,
+        run_id=run_id,
+    )
+    own = {"rdzv_backend": "etcd-v2", "rdzv_endpoint": etcd_server.endpoint, "nproc": 1}
+    ways: list[dict[str, Any]] = [{"config": config}] if run_id else [{"config": config}, own]
+    for arguments in ways:
+        with elastic_launch.start(int, timeout=DEADLINE, **arguments) as run:
+            assert run.wait() == {0: 0}
+            name = run_id or run._launch.plan.config["run_id"]
+        state = base64.b64decode(etcd_server.client.read(f"/torch/elastic/rendezvous/{name}").value)
+        unsigned = state.startswith(b"\x80") and b"_RendezvousState" in state[:100]  # a pickle
+        assert unsigned is bool(run_id)
+
+
 class Kept(RendezvousBackend):
     """A backend that keeps its state here."""
 
@@ -137,6 +165,37 @@ def test_signed_state_is_that_of_the_backend() -> None:
         kept.state = text
         with pytest.raises(RendezvousStateError, match="not written by an agent of this run"):
             signed.get_state()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", ["local", "c10d"])
+def test_where_ranks_write_is_not_read_from_a_store_to_which_others_write(
+    elastic_launch: ElasticLaunch, tmp_path: Path, backend: str
+) -> None:
+    over, wrote = threading.Event(), threading.Event()
+
+    def attack(order: AgentOrder) -> None:
+        store = dist.TCPStore("127.0.0.1", int(order.store_port or 0))
+        run_id = order.config["run_id"]
+        key = {
+            "local": "round/1/pytest_elastic/master",
+            "c10d": f"torch.rendezvous.{run_id}.0/pytest_elastic/master",
+        }[backend]
+        with suppress(dist.DistError):  # the store has ended
+            while not over.is_set():
+                store.set(key, f"1 {tmp_path / 'elsewhere'}")
+                wrote.set()
+
+    with elastic_launch.start(int, nproc=1, nnodes=2, rdzv_backend=backend, timeout=DEADLINE) as run:
+        threading.Thread(target=attack, args=[run._launch.roster.agents[0].order], daemon=True).start()
+        try:
+            result = run.wait(check=False)
+        finally:
+            over.set()
+    assert wrote.is_set()
+    assert list(tmp_path.iterdir()) == []
+    if result.values_by_rank != {0: 0, 1: 0}:
+        assert "was not written by an agent of this run" in result.problem
 
 
 # --- other users of this machine ----------------------------------------------------------------------------
@@ -271,3 +330,34 @@ def test_other_users_reach_nothing_and_no_secret_of_the_environment_is_written(
         texts |= {str(path): path.read_bytes() for path in top.rglob("*") if path.is_file()}
     assert {Path(name).name for name in texts} >= {"junit.xml", ".report.json", "failures.log", "stdout.log"}
     assert [name for name, text in texts.items() if SECRET.encode() in text] == []
+
+
+def test_what_others_have_planted_is_told_and_blamed_on_no_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = pytester.path / "tmp"
+    for place in (top / f"pytest-elastic-ports-{os.getuid()}", pytester.path / "logs" / "test_it.py-test_ranks"):
+        place.mkdir(parents=True)
+        place.chmod(0o777)
+    (pytester.path / "home").mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(pytester.path / "home"))
+    monkeypatch.setenv("TMPDIR", str(top))
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        def test_port(free_port): assert free_port
+
+        @pytest.mark.elastic(nproc=1, timeout=60)
+        def test_ranks(rank): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-W", "error", "--elastic-log-dir=logs")
+    result.assert_outcomes(passed=1, errors=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            "--elastic-log-dir: cannot make *: */logs/test_it.py-test_ranks is drwxrwxrwx of user "
+            f"{os.getuid()}; expected a directory of user {os.getuid()} that nobody else can write to: remove it",
+            f"*ElasticWarning: cannot use '*pytest-elastic-ports-{os.getuid()}' for locks: it must be a directory of *",
+        ]
+    )

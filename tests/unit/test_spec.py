@@ -111,6 +111,10 @@ def test_names_beside_a_config_are_few() -> None:
         (["TOKEN=hunter2"], "a list"),
         ("TOKEN=hunter2", "a str"),
         ("TOKEN=hunter2\nA hunter2", "'A'"),
+        ("==hunter2", "'=...'"),
+        ("=hunter2", "'=...'"),
+        ({"TOKEN=hunter2": ""}, "{'TOKEN=...': <str>}"),
+        ({b"TOKEN=hunter2": ""}, "{<bytes>: <str>}"),
     ],
 )
 def test_what_variables_hold_is_not_shown(env: object, shown: str) -> None:
