@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import pytest
+
 from .sessions import SessionRecord, Told
 from .table import Row
 
@@ -75,7 +77,8 @@ def assert_row(row: Row, session: SessionRecord, timeout: float, *, forked: bool
         # What was written in the teardown is in the teardown's report.
         found = [content for each in reports for name, content in each["sections"] if name == title]
         assert any(matches(text, content) for content in found), (title, found)
-    if row.message is not None:
+    # pytest 8 shows nothing in its summary of a report that is a text alone.
+    if row.message is not None and (report["message"] is not None or pytest.version_tuple >= (9,)):
         assert_has(session.lines, summary_line(row, report["nodeid"], *filled([row.message])))
     if row.within is None:
         return None
