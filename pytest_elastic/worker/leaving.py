@@ -34,6 +34,8 @@ class Exit:
         self._owner = kernel.own_pid()
         # Called before multiprocessing waits for its children and threading for its threads.
         util.Finalize(None, self._leave, exitpriority=10_000)
+        if sys.version_info >= (3, 13):
+            _finalize_before_waiting_for_threads()
 
     @staticmethod
     def leftovers() -> tuple[str, ...]:
@@ -76,6 +78,20 @@ class Exit:
             with contextlib.suppress(Exception):  # whatever the work has put or left there
                 stream.flush()
         os._exit(self.code)
+
+
+def _finalize_before_waiting_for_threads() -> None:
+    """Have multiprocessing call its finalizers before it waits for threads, as it did up to Python 3.12.
+
+    Since then it leaves them to ``atexit``, which comes after that.
+    """
+    wait_for_threads = threading._shutdown  # type: ignore[attr-defined]
+
+    def shutdown() -> None:
+        util._exit_function()  # type: ignore[attr-defined]
+        wait_for_threads()
+
+    threading._shutdown = shutdown  # type: ignore[attr-defined]
 
 
 def call_what_atexit_knows() -> None:

@@ -10,6 +10,7 @@ def block():
     threading.Event().wait()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 thinks ill of forks
 @pytest.mark.elastic(nproc=2, timeout=60)
 def test_it(rank):
     if rank == 1:
