@@ -26,9 +26,12 @@ class Limits:
 
     @classmethod
     def at(cls, pace: float) -> Limits:
-        """Return the limits of a machine on which it takes ``pace`` seconds to import torch."""
-        own = min(max(20, round(6 * pace)), 40)
-        return cls(own=own, session=own + 20)
+        """Return the limits of a machine on which it takes ``pace`` seconds to import torch.
+
+        A session has time for two of its harness's own limits: ``MultiProcContinuousTest`` waits for rank after rank.
+        """
+        own = min(max(20, round(8 * pace)), 60)
+        return cls(own=own, session=2 * own + 20)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 from .classify import WORDS, Session, word_for
-from .harnesses import HARNESSES, Harness, Limits
+from .harnesses import HARNESSES, ROOT, Harness, Limits
 from .modes import MODES, Mode
 from .running import GONE_WITHIN
 
@@ -20,20 +21,25 @@ What becomes of a test on two ranks in which something goes wrong, under this pl
 
 What the ranks do is the same file everywhere, [`doing.py`](../tests/compare/work/doing.py); around it each harness has a test as its users write it.
 The second rank does what is said, unless another one is named; "waits" means that the first one is in a collective then.
-A harness's own time limit, usually minutes, is shortened to {own} s by its own setting, where it has one; a pytest that has not ended after {session} s is killed.
+A harness's own time limit, usually minutes, is shortened to {own} s by its own setting, where it has one, according to how long an import of torch takes just before; a pytest that has not ended after {session} s is killed.
 """
 
 
-def render(results: Results, versions: Mapping[str, str], machine: str, limits: Limits) -> str:
+def render(results: Results, versions: Mapping[str, str], machine: str, limits: Sequence[Limits]) -> str:
     """Return the page.
 
     Args:
         results: What came of each cell.
         versions: Versions of the packages that matter, by name of the harness.
         machine: What they ran on.
-        limits: How long they were given.
+        limits: How long they were given: longer where the machine had other things to do.
     """
-    lines = [_HEAD.format(own=limits.own, session=limits.session).rstrip(), "", f"On {machine}.", ""]
+    lines = [
+        _HEAD.format(own=_span(each.own for each in limits), session=_span(each.session for each in limits)).rstrip(),
+        "",
+        f"On {machine}.",
+        "",
+    ]
     lines += ["| harness | its test | versions | its time limit |", "|---|---|---|---|"]
     lines += [
         f"| {each.name} | [`{each.file}`](../tests/compare/work/{each.file}) | {versions[each.name]} | {each.setting} |"
@@ -53,6 +59,8 @@ def render(results: Results, versions: Mapping[str, str], machine: str, limits: 
     lines += [
         "",
         "The rank counts as told where it is named at all, also among others, and in whatever words.",
+        "Each cell is one run: where ranks race, another run may come out in another way.",
+        "Seconds are those of a machine that may have had other things to do, three of these sessions among them.",
         "",
         "## Each of them",
         "",
@@ -74,6 +82,11 @@ def render(results: Results, versions: Mapping[str, str], machine: str, limits: 
 
 
 _SAYS = "The last line of pytest's short summary that tells of the test, in which most people begin to read."
+
+
+def _span(seconds: Iterable[int]) -> str:
+    low, *_, high = sorted({*seconds}) * 2
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _count(results: Results, harness: Harness, word: str) -> int:
@@ -101,5 +114,5 @@ def _said(session: Session) -> str:
 
 
 def _short(line: str) -> str:
-    line = line.replace("`", "'").replace("|", "\\|")
+    line = line.strip("= ").replace(f"{ROOT}{os.sep}", "").replace("`", "'").replace("|", "\\|")
     return line if len(line) <= 160 else line[:157] + "..."

@@ -105,17 +105,24 @@ def test_each_mode_is_one_that_ranks_know() -> None:
 
 
 def test_limits_follow_the_pace_of_the_machine() -> None:
-    assert Limits.at(1.5) == Limits(own=20, session=40)
-    assert Limits.at(10) == Limits(own=40, session=60)
+    assert Limits.at(1.5) == Limits(own=20, session=60)
+    assert Limits.at(4) == Limits(own=32, session=84)
+    assert Limits.at(10) == Limits(own=60, session=140)
 
 
 def test_the_page_says_what_came_out() -> None:
     good = Session(outcome="failed", ended=True, text="FAILED x - rank 1", left=("sleep",), seconds=3.4)
     results = {(mode.name, each.name): good for mode in MODES for each in HARNESSES}
-    page = render(results, {each.name: "torch 9" for each in HARNESSES}, "a machine", Limits(own=20, session=50))
+    page = render(
+        results,
+        {each.name: "torch 9" for each in HARNESSES},
+        "a machine",
+        [Limits(own=20, session=60), Limits(own=32, session=84)],
+    )
     assert "| passed | **false alarm**, left processes behind, 3 s |" in page.replace("\n", " ")
     assert f"| left processes behind | {' | '.join([str(len(MODES))] * len(HARNESSES))} |" in page
     assert "`FAILED x - rank 1`" in page
+    assert "shortened to 20 to 32 s" in page
 
 
 def test_the_page_in_the_documentation_has_every_mode_and_every_harness() -> None:
