@@ -33,8 +33,8 @@ def cells_of(phase: str) -> list[Cell]:
 
 
 def test_a_few_cells_have_the_verdict_that_the_rule_says() -> None:
-    # Every mode, moment, size and age is among them; each pair of these is in the soak.
-    some = a_few((cell for cell in all_cells() if not cell.alone), most=20)
+    # Chosen so that as many pairs of dimensions as possible meet; all of them are in the soak.
+    some = a_few((cell for cell in all_cells() if not cell.alone), most=16)
     wrong = wrong_in(in_chunks(some)[0], PATIENCE * deadline_for("forkserver", measure_pace()))
     assert not wrong, report_of(wrong)
 
