@@ -30,6 +30,8 @@ OPTIONS: tuple[list[str], ...] = (
     ["--elastic-group"],
 )
 ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EXECNETS = 8.0
+"""Seconds that workers of pytest-xdist may take longer, whose main process was ended: execnet gives them five."""
 PATIENCE = float(os.environ.get("SOAK_PATIENCE", GONE_WITHIN))
 
 
@@ -85,7 +87,7 @@ def test_minutes_of_random_tests(tmp_path: Path) -> None:
             ended = session.finish()
         complaints = [] if broken_off else [*wrong_verdicts(cases, ended), *held_more(ended)]
         complaints += ended.left
-        if ended.gone_after > PATIENCE:
+        if ended.gone_after > PATIENCE + (EXECNETS if broken_off and options[:1] in (["-n2"], ["-n3"]) else 0):
             complaints.append(f"gone only {ended.gone_after:.1f} s after the end")
         longest = max(longest, ended.gone_after)
         started = {told["nodeid"].rpartition("::")[2] for told in ended.told if told["kind"] == "start"}
