@@ -15,11 +15,12 @@ class Reaper:
 
     Args:
         directory: The run's private directory; its name is the mark that processes of the run carry.
+        main: Process id of the main process if this is a worker of pytest-xdist.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, main: int | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, str(kernel.own_pid()), str(directory)],
+            [sys.executable, "-I", "-S", reaper.__file__, str(kernel.own_pid()), str(directory), str(main or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

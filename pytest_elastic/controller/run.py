@@ -223,7 +223,7 @@ class ElasticRun:
         if self._directory is None:
             directory = make_run_directory()
             try:
-                self._reaper = Reaper(directory)
+                self._reaper = Reaper(directory, self._main)
             except BaseException:
                 remove_run_directory(directory)
                 raise

@@ -17,6 +17,8 @@ import sys
 import time
 
 _PATIENCE = 2.0
+_ABANDONED = 1.0
+"""Seconds that a worker gets to end in order after its main process."""
 
 
 def marked_processes(mark: bytes) -> list[int]:
@@ -47,17 +49,37 @@ def end_marked(mark: bytes) -> None:
         select.select([], [], [], 0.01)
 
 
-def main(pytest_pid: int, directory: str) -> None:
-    """Wait for pytest to end or to dismiss this process."""
+def _wait_with_main_process(main: int, watched: list[int], mark: bytes) -> None:
+    """End what a worker has started if its main process is gone: nobody wants it, but the worker may go on for long.
+
+    execnet gives it five seconds, more under load.
+    """
+    ready, _, _ = select.select([main, *watched], [], [])
+    if ready == [main] and not select.select(watched, [], [], _ABANDONED)[0]:
+        end_marked(mark)
+
+
+def main(pytest_pid: int, directory: str, main_pid: int) -> None:
+    """Wait for pytest to end or to dismiss this process.
+
+    Args:
+        pytest_pid: The pytest whose run it is.
+        directory: Directory of the run.
+        main_pid: The main process if that pytest is a worker of pytest-xdist, else 0.
+    """
     watched = [sys.stdin.fileno()]
     # Where there is no such thing, the closing of standard input tells too, if no fork of pytest holds it open.
     with contextlib.suppress(AttributeError, OSError):
         watched.append(os.pidfd_open(pytest_pid))
+    name = os.path.basename(directory)
+    mark = f"PYTEST_ELASTIC_RUN={name}".encode()
+    if main_pid:
+        with contextlib.suppress(AttributeError, OSError):
+            _wait_with_main_process(os.pidfd_open(main_pid), watched, mark)
     ready, _, _ = select.select(watched, [], [])
     if sys.stdin.fileno() in ready and os.read(0, 1) == b"q":
         return
-    name = os.path.basename(directory)
-    end_marked(f"PYTEST_ELASTIC_RUN={name}".encode())
+    end_marked(mark)
     for semaphore in glob.glob(f"/dev/shm/sem.{glob.escape(name)}-*"):
         with contextlib.suppress(OSError):  # anybody may have made a file of that name
             os.unlink(semaphore)
@@ -65,4 +87,4 @@ def main(pytest_pid: int, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
