@@ -94,6 +94,8 @@ def ended_by_us(rank: RankRecord) -> bool:
     """Tell whether a rank that says nothing was ended by its agent or the controller."""
     if rank.failed is not None or rank.caught is not None:
         return False  # it failed on its own, and may have been stopped in its teardown
+    if rank.was_stopped:
+        return True  # it went on only because it was woken for its stacks
     if rank.exited is None:
         return True
     if rank.exited.exitcode == -signal.SIGKILL:

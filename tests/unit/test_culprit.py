@@ -93,6 +93,11 @@ def test_a_rank_that_the_controller_killed_is_ended_by_us() -> None:
     assert ended_by_us(replace(died(0, -9, 1), killed=True))
 
 
+def test_a_stopped_rank_that_dies_when_it_is_woken_for_its_stacks_is_ended_by_us() -> None:
+    assert ended_by_us(replace(died(0, -11, 5), was_stopped=True))
+    assert not ended_by_us(replace(raised(0, 5), was_stopped=True)), "it had failed before"
+
+
 def test_exit_code_0_without_an_outcome_is_a_failure_except_for_a_command() -> None:
     assert has_failed(died(0, 0, 1), silent_success=False)
     assert not has_failed(died(0, 0, 1), silent_success=True)
