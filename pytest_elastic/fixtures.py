@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_elastic import kernel
 from pytest_elastic.controller_fixtures import SETTING_UP, moved
+from pytest_elastic.pid import own_pid
 from pytest_elastic.roles import RANK
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def etcd_server(
 
     directory = run_directory(request.config, tmp_path_factory)
     worker = is_xdist_worker(request.config)
-    owner = ProcessId.of(os.getppid() if worker else kernel.own_pid())
+    owner = ProcessId.of(os.getppid() if worker else own_pid())
     server = shared_etcd(directory=directory, ports=_elastic_ports, owner=owner)
     request.config.stash[SHARED_SERVER] = server
     yield server
@@ -72,7 +72,7 @@ def etcd_server_factory(
         server = start_etcd(
             directory=run_directory(request.config, tmp_path_factory),
             ports=_elastic_ports,
-            owner=ProcessId.of(kernel.own_pid()),
+            owner=ProcessId.of(own_pid()),
             shared=False,
             timeout=timeout,
         )

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from pytest_elastic import clock
+from pytest_elastic.pid import own_pid as own_pid
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # Bound once, as the clock: a test may replace what the module has.
 _new_poll: Final = select.poll
-own_pid: Final = os.getpid
-"""Process id of this process, whatever a test has put into ``os``."""
 _LINUX: Final = sys.platform == "linux"
 # Looked up once: a forked child must not search for libraries before it has asked to die with its parent.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if _LINUX else None

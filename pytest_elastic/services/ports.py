@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_elastic import kernel
 from pytest_elastic.errors import PortError
 from pytest_elastic.one_line import one_line
+from pytest_elastic.pid import own_pid
 from pytest_elastic.services.private_directories import machine_directory, make_private
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PortReservations:
         self._held: dict[range, BaseFileLock] = {}
         self._inherited: dict[range, BaseFileLock] = {}
         self._left: list[int] = []
-        self._pid = kernel.own_pid()
+        self._pid = own_pid()
         self._threads = threading.Lock()
 
     def reserve(self, n: int, *, who: str = "PortReservations.reserve(n)") -> list[int]:
@@ -86,7 +86,7 @@ class PortReservations:
             raise PortError(
                 f"{who}: got {one_line(n)}; n is the number of ports, of which there are {_MOST_PORTS}", wanted=n
             )
-        if kernel.own_pid() != self._pid:
+        if own_pid() != self._pid:
             self._leave_to_parent()
         with self._threads:
             ports: list[int] = []
@@ -130,7 +130,7 @@ class PortReservations:
     def release(self) -> None:
         """Give all ports back to the machine; those of this run stay claimed in its directory."""
         # A forked child shares the locks: what it unlocked would be unlocked for its parent.
-        if not self._held or kernel.own_pid() != self._pid:
+        if not self._held or own_pid() != self._pid:
             return
         with self._threads, self._guarded(wanted=0):
             while self._held:
@@ -150,7 +150,7 @@ class PortReservations:
         self._inherited = self._held  # kept: a lock that is collected unlocks, and for the parent too
         self._held = {}
         self._left = []
-        self._pid = kernel.own_pid()
+        self._pid = own_pid()
         self._threads = threading.Lock()
 
     def _take_block(self, *, wanted: int) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_elastic import kernel
+from pytest_elastic.pid import own_pid
 from pytest_elastic.services.ports import file_lock, try_acquire
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Seat:
         self._guard = file_lock(directory / "guard")
         self._owner = file_lock(directory / "owner")
         self._lease = file_lock(directory / f"lease-{process}")
-        self._pid = kernel.own_pid()
+        self._pid = own_pid()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -86,7 +86,7 @@ class Seat:
 
     def give_back(self) -> None:
         """End the lease."""
-        if kernel.own_pid() == self._pid:  # a fork shares the lock
+        if own_pid() == self._pid:  # a fork shares the lock
             self._lease.release()
 
     def vacate(self) -> bool:
@@ -102,7 +102,7 @@ class Seat:
 
     def leave(self) -> None:
         """Let others make the value anew."""
-        if kernel.own_pid() == self._pid:
+        if own_pid() == self._pid:
             self._owner.release()
 
     def wait_for_leases(self) -> None:

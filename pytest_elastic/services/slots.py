@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.pid import own_pid
 from pytest_elastic.services.ports import drop, file_lock, try_acquire
 from pytest_elastic.services.private_directories import make_private
 
@@ -95,7 +96,7 @@ class Pool:
         """Stand in the queue for some slots; only under the guard."""
         numbers = [int(path.stem.partition("-")[2]) for path in self._directory.glob("ticket-*")]
         path = self._directory / f"ticket-{max(numbers, default=0) + 1:012}"
-        path.with_suffix(_WANTED).write_text(json.dumps({"pid": kernel.own_pid(), "names": list(names)}))
+        path.with_suffix(_WANTED).write_text(json.dumps({"pid": own_pid(), "names": list(names)}))
         ticket = file_lock(path)
         ticket.acquire(blocking=False)
         return ticket
@@ -188,13 +189,13 @@ class Lease:
         self.names: Final = tuple(names)
         self.idle = False
         self.held = True
-        self._pid = kernel.own_pid()
+        self._pid = own_pid()
         self._lock = threading.Lock()
 
     def release(self) -> None:
         """Give them back. To do so again, or in a fork, does nothing."""
         with self._lock:
-            if self.held and kernel.own_pid() == self._pid:
+            if self.held and own_pid() == self._pid:
                 self.held = False
                 if self.names:
                     with self.pool.guarded():
