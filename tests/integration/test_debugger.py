@@ -38,6 +38,8 @@ class Terminal:
             encoding="utf-8",
             timeout=PATIENCE,
             dimensions=(40, 100),
+            # A background job of a shell begins with SIGINT ignored, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.child.delaybeforesend = None
         self.settings = termios.tcgetattr(self.child.child_fd)
