@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import psutil
 
+from tests.conformance.sessions import begin
+
 from .cases import HEADER, Case
 
 GONE_WITHIN: Final = 2.0
@@ -191,6 +193,7 @@ def start_session(directory: Path, cases: Sequence[Case], *options: str) -> Iter
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=begin,
         )
     session = Session(process=process, directory=directory, shared_memory=_shared_memory())
     try:

@@ -146,7 +146,7 @@ def start_session(
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_begin,
+                preexec_fn=begin,
             )
         session = RunningSession(process=process, record=record, output=record / "output")
         try:
@@ -155,7 +155,8 @@ def start_session(
             session.end()
 
 
-def _begin() -> None:
+def begin() -> None:
+    """Begin a session's process, before pytest is executed."""
     kernel.die_with_parent(os.getppid())
     # A background job of a shell begins with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

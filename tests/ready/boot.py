@@ -27,6 +27,7 @@ def _use(session: socket.socket, server: int) -> None:
         command = given["args"]
         if (
             not unused
+            or not isinstance(command, list)
             or command[0] != sys.executable
             or command[-2] != "-c"  # before it are flags, which an environment has set that is compared below
             or "['pytest_elastic.worker.preload']" not in command[-1]
