@@ -78,9 +78,15 @@ def _end(pid: int, owner: RankState | AgentState | None, server: PreloadedServer
             line = "forked by the rank"
         elif any(helper in line for helper in _HELPERS):
             return []
-        return [f"{who} left process {pid} ({line[:80]}) behind"]
+        return [f"{who} left process {pid} ({_shown(line)}) behind"]
     finally:
         handle.close()
+
+
+def _shown(line: str) -> str:
+    # Where its program lies may be longer than all that tells what it does.
+    program, space, arguments = line.partition(" ")
+    return f"{program.rpartition('/')[2]}{space}{arguments}"[:80]
 
 
 def _has_not_started(pid: int, line: str, server: PreloadedServer) -> bool:

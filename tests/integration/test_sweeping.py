@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -64,5 +65,7 @@ def test_a_rank_that_has_not_started_is_ended_without_a_word(server: PreloadedSe
         assert sorted(told)[:2] == sorted(f"a rank left process {pid} (forked by the rank) behind" for pid in forked)
         (line,) = (line for line in told if f"process {spawned} (" in line)
         assert len(told) == 3
-        assert "spawn_main" in line
+        assert f"process {spawned} (python -c from multiprocessing.spawn import spawn_main" in line.replace(
+            Path(sys.executable).name, "python"
+        )
         assert not any(handle.alive() for handle in handles)
