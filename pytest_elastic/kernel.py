@@ -138,6 +138,17 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def _signal_main_thread(pid: int, signum: int) -> bool:
+    """Send a signal to the main thread of a process; return whether this system can.
+
+    A signal to a process that is stopped is taken by whichever thread wakes first, and while that one acts on it the
+    main thread runs on: to write the stack of a thread that runs is what faulthandler does not survive.
+    """
+    if _LIBC is None or not hasattr(_LIBC, "tgkill"):
+        return False
+    return bool(_LIBC.tgkill(pid, pid, int(signum)) == 0)
+
+
 def is_stopped(pid: int) -> bool:
     """Tell whether a process was stopped by a signal such as SIGSTOP."""
     import psutil
@@ -226,6 +237,16 @@ class ProcessHandle:
                 os.kill(self.pid, signum)
         except ProcessLookupError:
             self._gone = True
+
+    def wake_by(self, signum: int) -> bool:
+        """Send a signal, on which a stopped process acts first when it goes on; return whether it was stopped."""
+        if not is_stopped(self.pid):
+            self.send(signum)
+            return False
+        if not self.alive() or not _signal_main_thread(self.pid, signum):
+            self.send(signum)
+        self.send(signal.SIGCONT)
+        return True
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from pytest_elastic import clock, kernel
+from pytest_elastic import clock
 from pytest_elastic.controller.peers import RankState
 from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.worker.stacks import FILE_NAME, STACK_SIGNAL
@@ -32,10 +31,7 @@ class StackRequest:
             # One that has not come so far, or has become a command, would die of the signal.
             if rank.handle is not None and rank.writes_stacks and rank.alive():
                 self._files[_file_of(rank, directory)] = rank
-                rank.was_stopped = kernel.is_stopped(rank.handle.pid)
-                rank.handle.send(STACK_SIGNAL)
-                if rank.was_stopped:
-                    rank.handle.send(signal.SIGCONT)  # the pending signal is acted on first
+                rank.was_stopped = rank.handle.wake_by(STACK_SIGNAL)
 
     def answered(self) -> bool:
         """Tell whether every rank that lives has written, and none more since the last look; or time is up."""

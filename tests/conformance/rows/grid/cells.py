@@ -47,11 +47,13 @@ def fails_around(cell, rank):
 
 
 @pytest.mark.parametrize("cell", steps())
-def test_it(cell, rank, fails_around):
+def test_it(cell, rank, fails_around, elastic_barrier):
     warm, mine = bool(RAN_BEFORE), cell is not None and rank in cell["ranks"]
     RAN_BEFORE.append(True)
     if cell is not None and warm is not cell["warm"]:
         raise RuntimeError(f"these ranks are {'warm' if warm else 'fresh'}")
+    if cell is not None and cell["phase"] == "body" and cell["mode"] == "stop":
+        elastic_barrier()  # rank 0 hosts the store with which the others are still in their set-up
     if mine and cell["phase"] == "body":
         if cell["mode"] == "return":
             return
