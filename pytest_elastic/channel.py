@@ -27,8 +27,68 @@ from pytest_elastic.messages import Address
 _SHORT: Final = struct.Struct("!i")
 _LONG: Final = struct.Struct("!Q")
 _CHUNK: Final = 1 << 20
+_PROOF: Final = 30.0
+"""Seconds that somebody on another machine gets to prove itself."""
 _LAST_PROOFS: Final = 0.2
 """Seconds that callers get to prove themselves when everybody else has ended; it takes a millisecond."""
+
+
+def connect(address: Address, key: bytes, timeout: float | None = None) -> Connection:
+    """Connect, and prove to each other that both hold a key.
+
+    Args:
+        address: Where somebody listens.
+        key: The key.
+        timeout: Seconds until the other end must have taken the connection, on another machine; ``None``: the system's.
+
+    Raises:
+        OSError: Nobody listens there.
+        AuthenticationError: The other end has another key.
+        EOFError: It has hung up.
+    """
+    if isinstance(address, str):
+        return Client(address, authkey=key)
+    sock = socket.create_connection(address, timeout)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limit_waits(sock, _PROOF if timeout is None else timeout)
+        connection = Connection(os.dup(sock.fileno()))
+        try:
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
+        except BaseException:
+            connection.close()
+            raise
+        limit_waits(sock, 0)
+    finally:
+        sock.close()
+    return connection
+
+
+def limit_waits(sock: socket.socket, seconds: float) -> None:
+    """Have reads and writes of a socket fail that take longer, also those by its descriptor; 0 for no limit."""
+    sock.settimeout(None)
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def listen_on(host: str, port: int = 0, backlog: int = 4096) -> socket.socket:
+    """Listen on an address of this machine for those on others.
+
+    Raises:
+        OSError: It is none, or the port is taken.
+    """
+    family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found)
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 class Outbox:
@@ -40,7 +100,7 @@ class Outbox:
     def __init__(self, address: Address, key: bytes) -> None:
         self._address, self._key = address, key
         self._owner = kernel.own_pid()
-        self._connection = Client(address, authkey=key)
+        self._connection = connect(address, key)
         self._lock = threading.Lock()
         self._lost: list[object] = []
         self._closed = False
@@ -65,7 +125,7 @@ class Outbox:
                 # A test may have closed descriptors that it did not open. If the controller is there, it listens.
                 # The lost connection is kept: it would close a descriptor of that number, whosever it is now.
                 self._lost.append(self._connection)
-                self._connection = Client(self._address, authkey=self._key)
+                self._connection = connect(self._address, self._key)
                 self._connection.send_bytes(data)
 
     def receive(self) -> Any:
@@ -254,12 +314,30 @@ class Reception:
     """The controller's listening end: proves each caller in a thread of its own, then hands it over.
 
     A caller may be stopped or killed in the middle of the proof; the others must not wait for it.
+
+    Args:
+        path: Where those of this machine connect to.
+        key: What callers must hold.
+        selector: Whoever waits on it calls what has happened.
+        welcome: Takes a caller that has proven itself.
+        host: Address of this machine for those of others; ``None`` where there are none.
+
+    Attributes:
+        address: The path.
+        outside: What listens for those of other machines, or ``None``.
     """
 
     def __init__(
-        self, path: Address, key: bytes, selector: selectors.BaseSelector, welcome: Callable[[Peer], None]
+        self,
+        path: str,
+        key: bytes,
+        selector: selectors.BaseSelector,
+        welcome: Callable[[Peer], None],
+        *,
+        host: str | None = None,
     ) -> None:
         self.address: Final = path
+        self.outside: Final[socket.socket | None] = None if host is None else listen_on(host)
         self._key = key
         self._selector = selector
         self._welcome = welcome
@@ -274,7 +352,10 @@ class Reception:
         self._listener.bind(path)
         self._listener.listen(4096)
         self._listener.setblocking(False)
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        selector.register(self._listener, selectors.EVENT_READ, lambda: self._accept(self._listener))
+        if self.outside is not None:
+            self.outside.setblocking(False)
+            selector.register(self.outside, selectors.EVENT_READ, lambda: self._accept(self.outside))
         selector.register(self._wake_r, selectors.EVENT_READ, self._woken)
 
     def wake(self) -> None:
@@ -283,11 +364,23 @@ class Reception:
             if not self._closed:
                 os.write(self._wake_w, b"w")
 
-    def _accept(self) -> None:
+    def address_for(self, *, others: bool) -> Address:
+        """Return where ranks and agents of this machine, or of others, connect to."""
+        if not others:
+            return self.address
+        assert self.outside is not None
+        host, port = self.outside.getsockname()[:2]
+        return str(host), int(port)
+
+    def _accept(self, listener: socket.socket | None) -> None:
+        assert listener is not None
         try:
-            caller, _ = self._listener.accept()
+            caller, _ = listener.accept()
         except BlockingIOError:
             return
+        if listener is self.outside:
+            caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            limit_waits(caller, _PROOF)
         caller.setblocking(True)
         thread = threading.Thread(target=self._prove, args=(caller,), name="elastic-reception", daemon=True)
         with self._lock:
@@ -348,6 +441,9 @@ class Reception:
         self._selector.unregister(self._listener)
         self._selector.unregister(self._wake_r)
         self._listener.close()
+        if self.outside is not None:
+            self._selector.unregister(self.outside)
+            self.outside.close()
         with self._lock:
             self._closed = True
             proving = list(self._proving.items())

@@ -20,10 +20,27 @@ monotonic: Final[Callable[[], float]] = (
 )
 """Seconds, as ``time.monotonic()``."""
 
-monotonic_ns: Final[Callable[[], int]] = (
+monotonic_ns: Callable[[], int] = (
     partial(time.clock_gettime_ns, time.CLOCK_MONOTONIC) if _LINUX else partial(time.monotonic_ns)
 )
-"""Nanoseconds, as ``time.monotonic_ns()``; the same in every process of this machine."""
+"""Nanoseconds, as ``time.monotonic_ns()``; the same in every process of this machine, and of a launch on several."""
+
+
+def shift_by(nanoseconds: int) -> None:
+    """Have :data:`monotonic_ns` of this process tell the time of another machine.
+
+    Args:
+        nanoseconds: What is added to this machine's.
+    """
+    global monotonic_ns  # noqa: PLW0603 (everybody looks it up here)
+    if nanoseconds:
+        own = monotonic_ns
+        monotonic_ns = partial(_shifted, own, nanoseconds)
+
+
+def _shifted(own: Callable[[], int], nanoseconds: int) -> int:
+    return own() + nanoseconds
+
 
 LONG: Final = 86_400.0
 """A day: the longest that a single wait may be. Longer ones overflow what the kernel or torch counts in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from pytest_elastic.controller.holding import RUN, run_of
 from pytest_elastic.controller_fixtures import named_in_ini
 from pytest_elastic.fixtures import is_xdist_worker
+from pytest_elastic.options import read_options
 from pytest_elastic.roles import GIVEN, role
 from pytest_elastic.warning import ElasticWarning
 
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 _MEMORY: Final = "elastic/needed"
 """What pytest's cache holds: directory and arguments of sessions that needed ranks, the last first."""
 _REMEMBERED: Final = 50
+_OF_LAUNCHERS: Final = (
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_STEP_ID",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "JOB_COMPLETION_INDEX",
+)
+"""Variables by which launchers of several processes are known."""
 _HINTS: Final = (b"elastic_launch", b"mark.elastic(")
 MARK: Final = "elastic"
 SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
@@ -51,6 +61,23 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         from pytest_elastic.parametrizing import parametrize_lists
 
         parametrize_lists(metafunc)
+
+
+def take_place(config: pytest.Config) -> None:
+    """Make this session one of several, where a launcher has started one on each node, or for each rank."""
+    if role(config) != "controller" or is_xdist_worker(config) or only_looks(config) or config.option.help:
+        return
+    nodes = config.getoption("elastic_nodes", None) or config.getini("elastic_nodes")
+    if not nodes and not any(name in os.environ for name in _OF_LAUNCHERS):
+        return
+    from pytest_elastic.cluster.membership import find_membership
+
+    given = read_options(config)
+    membership = find_membership(os.environ, given)
+    if membership is not None:
+        from pytest_elastic.cluster.plugins import join
+
+        join(config, membership, given)
 
 
 def look_ahead(path: Path, config: pytest.Config) -> None:

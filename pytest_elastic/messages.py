@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Address = str
-"""Path of a Unix socket; later also ``(host, port)``."""
+Address = str | tuple[str, int]
+"""Path of a Unix socket; ``(host, port)`` for those on other machines."""
 
 HOLD = "debugging"
 """File in a launch's scratch directory: while it is there, agents end no worker because another one has failed."""
@@ -93,6 +93,19 @@ class SpawnOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Seats:
+    """The nodes that agents with one rank each stand for: ``nproc`` of them, one after the other, are one node.
+
+    Attributes:
+        nproc: Ranks a node.
+        nodes: Number of nodes.
+    """
+
+    nproc: int
+    nodes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AgentOrder:
     """Everything an agent process needs.
 
@@ -116,6 +129,9 @@ class AgentOrder:
         store_port: Port of the agents' own store, where one process of several hosts it.
         store_fd: Index among the inherited descriptors of the listening socket of that store; ``None`` where
             this agent does not host it.
+        store_host: Address of that store.
+        clock_shift_ns: What is added to this machine's clock to have that of the controller.
+        seats: How the ranks of agents with one rank each are numbered; ``None``: as torch does.
     """
 
     launch: str
@@ -136,6 +152,9 @@ class AgentOrder:
     agent_error: bytes | None = None
     store_port: int | None = None
     store_fd: int | None = None
+    store_host: str = "127.0.0.1"
+    clock_shift_ns: int = 0
+    seats: Seats | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +210,9 @@ class RankOrder:
         session: How to make the pytest session, for a rank that runs tests and has none from the server.
         modules: Name and file of the test modules that pytest imported, for what the pickle names.
         coverage: How it is measured, or ``None``.
+        basetemp: Directory in which that of each test is made, in place of the controller's, which is on another
+            machine; an empty text: the controller's.
+        clock_shift_ns: What is added to this machine's clock to have that of the controller.
     """
 
     channel: Address
@@ -205,6 +227,8 @@ class RankOrder:
     session: SessionOrder | None = None
     modules: dict[str, str] = field(default_factory=dict)
     coverage: CoverageOrder | None = None
+    basetemp: str = ""
+    clock_shift_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Find out whether this is one of several sessions that a launcher has started."""
+    detection.take_place(config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, hold the run's state, and start the server if it was needed the last time."""
     config.addinivalue_line("markers", MARKER)

@@ -205,7 +205,7 @@ class ObservedAgent(LocalElasticAgent):
         """
         now = clock.monotonic_ns()
         # torch sends SIGTERM at once and SIGKILL after the grace time: one that comes earlier is not the agent's.
-        forced = stopping_since is not None and now / 1e9 - stopping_since >= self._grace
+        forced = stopping_since is not None and clock.monotonic() - stopping_since >= self._grace
         for local_rank, exitcode in self._exitcodes().items():
             if local_rank not in self._noted:
                 self._noted.add(local_rank)

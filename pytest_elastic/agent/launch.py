@@ -25,6 +25,7 @@ from pytest_elastic.agent.elastic_agent import ObservedAgent
 from pytest_elastic.agent.logs import RankLogs
 from pytest_elastic.agent.rendezvous import FreshPort, make_handler
 from pytest_elastic.forking import START_METHOD
+from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.messages import HOLD, AgentFinished, AgentMessage, AgentOrder, EventRecorded
 from pytest_elastic.pickling import pickle_exception
 from pytest_elastic.scarcity import remedy
@@ -90,7 +91,9 @@ def launch(
     trace = ""
     with EventDestination(order, tell) as destination:
         try:
-            handler = make_handler(_rendezvous_parameters(order, store_fd), order.state_key)
+            handler = make_handler(
+                _rendezvous_parameters(order, store_fd), order.state_key, address=order.config["local_addr"] or LOOPBACK
+            )
             agent = _make_agent(order, handler, tell, destination, start_method)
             state = _run(order, agent, handler, destination)
         except BaseException as caught:  # noqa: BLE001 (told to the controller, whatever it is)
@@ -122,7 +125,7 @@ def _rendezvous_parameters(order: AgentOrder, store_fd: int | None) -> Rendezvou
     if config["rdzv_backend"] in ("local", "static"):
         settings["rank"] = order.node
     if config["rdzv_backend"] == "local":
-        settings |= {"store_port": order.store_port, "store_fd": store_fd}
+        settings |= {"store_host": order.store_host, "store_port": order.store_port, "store_fd": store_fd}
     return RendezvousParameters(
         backend=config["rdzv_backend"],
         endpoint=config["rdzv_endpoint"],
@@ -162,6 +165,7 @@ def _make_agent(
         order=Path(order.scratch) / "rank.order",
         node=order.node,
         world=lambda: handler.world,
+        seats=order.seats,
     )
     if config["start_method"] != "forkserver":
         start_method = config["start_method"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, Std
 
 from pytest_elastic import kernel
-from pytest_elastic.messages import RankId
+from pytest_elastic.messages import RankId, Seats
 from pytest_elastic.one_line import one_line
 from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.worker.identity import VARIABLE, Identity
@@ -25,12 +25,15 @@ class RankLogs(LogsSpecs):
         ranks: The ranks of the last round, in order of local rank.
     """
 
-    def __init__(self, *, directory: Path, order: Path, node: int, world: Callable[[], str]) -> None:
+    def __init__(
+        self, *, directory: Path, order: Path, node: int, world: Callable[[], str], seats: Seats | None = None
+    ) -> None:
         super().__init__(str(directory), redirects=Std.ALL)
         self._directory = directory
         self._order = order
         self._node = node
         self._world = world
+        self._seats = seats
         self.ranks: tuple[RankId, ...] = ()
 
     @property
@@ -49,10 +52,12 @@ class RankLogs(LogsSpecs):
                         f"{name} of local rank {local_rank} would be {one_line(env[name])}, no number: somebody else "
                         "has written to the agents' store"
                     )
+            if self._seats is not None:
+                _take_seat(env, self._seats)
             id = RankId(  # noqa: A001 (what it is)
                 world=self._world(),
                 rank=int(env["RANK"]),
-                local_rank=local_rank,
+                local_rank=int(env["LOCAL_RANK"]),
                 node=self._node,
                 group_rank=int(env["GROUP_RANK"]),
                 world_size=int(env["WORLD_SIZE"]),
@@ -69,3 +74,12 @@ class RankLogs(LogsSpecs):
             ranks.append(id)
         self.ranks = tuple(ranks)
         return logs
+
+
+def _take_seat(env: dict[str, str], seats: Seats) -> None:
+    """Number a rank, the only one of its agent, as if some such agents were one node."""
+    rank = int(env["RANK"])
+    env["LOCAL_RANK"] = str(rank % seats.nproc)
+    env["LOCAL_WORLD_SIZE"] = str(seats.nproc)
+    env["GROUP_RANK"] = str(rank // seats.nproc)
+    env["GROUP_WORLD_SIZE"] = str(seats.nodes)

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server import api as agent_api
 
-from pytest_elastic import forking, kernel
+from pytest_elastic import clock, forking, kernel
 from pytest_elastic.agent import etcd_lease
 from pytest_elastic.agent.launch import launch
 from pytest_elastic.channel import Outbox
@@ -27,6 +27,7 @@ from pytest_elastic.worker import server_state
 def main(order_file: str) -> None:
     """Run the agent that the order describes; the exit code is torchrun's, 0 or 1."""
     order: AgentOrder = pickle.loads(Path(order_file).read_bytes())
+    clock.shift_by(order.clock_shift_ns)
     outbox = _report(order)
     _settle(order)
     store_fd = None if order.store_fd is None else forkserver.get_inherited_fds()[order.store_fd]  # type: ignore[index]

@@ -28,16 +28,16 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from pytest_elastic.agent.master import Master, decode_master
 from pytest_elastic.agent.signed_state import BACKENDS, make_signed_handler
-from pytest_elastic.loopback_store import LOOPBACK, host_on_loopback
+from pytest_elastic.loopback_store import LOOPBACK, host_store
 
 _DISABLE_SHARING: Final = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 class LocalRendezvous(RendezvousHandler):
-    """A fixed number of nodes on this machine that know each other from the start: nothing is polled.
+    """A fixed number of nodes that know each other from the start: nothing is polled.
 
-    Reads from the parameters ``rank`` (of the node), ``store_port``, and on the node that hosts the store
-    ``store_fd``, a listening socket.
+    Reads from the parameters ``rank`` (of the node), ``store_host``, ``store_port``, and on the node that hosts the
+    store ``store_fd``, a listening socket.
     """
 
     def __init__(self, parameters: RendezvousParameters) -> None:
@@ -46,11 +46,12 @@ class LocalRendezvous(RendezvousHandler):
         self._rank = int(parameters.config["rank"])
         timeout = timedelta(seconds=float(parameters.config["timeout"]))
         store_fd = parameters.config.get("store_fd")
+        host = str(parameters.config["store_host"])
         if store_fd is None:
-            self._store = TCPStore(LOOPBACK, int(parameters.config["store_port"]), timeout=timeout)
+            self._store = TCPStore(host, int(parameters.config["store_port"]), timeout=timeout)
         else:
             self._store = TCPStore(
-                LOOPBACK,
+                host,
                 int(parameters.config["store_port"]),
                 is_master=True,
                 wait_for_workers=False,
@@ -111,12 +112,16 @@ class FreshPort(RendezvousHandler):
 
     Args:
         inner: The rendezvous.
+        address: Address of this node for the others.
         key: Key by which node 0 signs what it tells the others; ``None`` where others may take part.
         host: The store that it uses, if it is hosted here.
     """
 
-    def __init__(self, inner: RendezvousHandler, key: bytes | None, host: Store | None = None) -> None:
+    def __init__(
+        self, inner: RendezvousHandler, key: bytes | None, host: Store | None = None, *, address: str = LOOPBACK
+    ) -> None:
         self._inner = inner
+        self._address = address
         self._key = key
         self._host = host
         self._held: socket.socket | None = None
@@ -152,12 +157,14 @@ class FreshPort(RendezvousHandler):
             self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._held.bind(("", 0))
             # Its own word is not read back: others can write to the store too.
-            master = Master(port=int(self._held.getsockname()[1]), world=uuid.uuid4().hex[:12])
+            port = int(self._held.getsockname()[1])
+            master = Master(port=port, world=uuid.uuid4().hex[:12], address=self._address)
             store.set(key, master.encode(self._key, self.get_run_id()).decode())
         else:
             master = decode_master(store.get(key), self._key, self.get_run_id())
         self.port, self.world = master.port, master.world
-        return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(LOOPBACK, master.port))
+        bootstrap = RendezvousStoreInfo(master.address, master.port)
+        return RendezvousInfo(info.store, info.rank, info.world_size, bootstrap)
 
     def is_closed(self) -> bool:
         """Ask the wrapped handler."""
@@ -222,18 +229,20 @@ def restore_variable(name: str, before: str | None) -> None:
         os.environ[name] = before
 
 
-def make_handler(parameters: RendezvousParameters, state_key: bytes | None) -> FreshPort:
+def make_handler(parameters: RendezvousParameters, state_key: bytes | None, *, address: str = LOOPBACK) -> FreshPort:
     """Make the handler of a backend, through torch's registry if it can be had there, wrapped.
 
     Args:
         parameters: What it is to be.
         state_key: Key by which its state, and what node 0 says, is signed; ``None`` where others than the agents of
             this run may take part.
+        address: Address of this node for the others.
     """
     if parameters.backend == "local":
         rendezvous_handler_registry.register("local", LocalRendezvous)
     if state_key is not None and parameters.backend in BACKENDS:
-        return FreshPort(make_signed_handler(parameters, state_key), state_key)
+        return FreshPort(make_signed_handler(parameters, state_key), state_key, address=address)
     host, _, port = parameters.endpoint.rpartition(":")
-    here = parameters.backend == "static" and parameters.config["rank"] == 0 and host == LOOPBACK
-    return FreshPort(get_rendezvous_handler(parameters), state_key, host_on_loopback(int(port)) if here else None)
+    here = parameters.backend == "static" and parameters.config["rank"] == 0 and host == address
+    store = host_store(int(port), host=host) if here else None
+    return FreshPort(get_rendezvous_handler(parameters), state_key, store, address=address)

@@ -136,8 +136,10 @@ class Debugging:
         self._visits[place] += 1
         if wanted.has_it:
             return
-        if self._terminal.refusal:
-            peer.send(TerminalAnswer(granted=False, refusal=self._terminal.refusal))
+        agent = self._roster.agents[wanted.id.node]
+        elsewhere = f"it runs on {agent.host}, to which the terminal of this machine does not reach"
+        if self._terminal.refusal or agent.elsewhere:
+            peer.send(TerminalAnswer(granted=False, refusal=self._terminal.refusal or elsewhere))
             return
         self._asking.append(_Asker(peer=peer, wanted=wanted, visit=self._visits[place], since=clock.monotonic()))
         self._set_clocks()

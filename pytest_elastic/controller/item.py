@@ -19,6 +19,7 @@ from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
+from pytest_elastic.controller.site import TooFewNodesError
 from pytest_elastic.controller.snapshots import take_snapshots
 from pytest_elastic.controller.time_limit import LIMIT
 from pytest_elastic.detection import arguments_of
@@ -110,7 +111,7 @@ class ElasticItem:
                 step()
         except ElasticError as error:
             refused = str(error)
-            skip = isinstance(error, TooFewDevicesError) and not self._run.setting("strict")
+            skip = isinstance(error, (TooFewDevicesError, TooFewNodesError)) and not self._run.setting("strict")
         # Outside of the block, or pytest would show the error behind the failure too.
         if skip:
             raise pytest.skip.Exception(refused, _use_item_location=True)
@@ -177,6 +178,7 @@ class ElasticItem:
             ),
             rdzv_endpoint=self._fixtures.endpoint(spec.rdzv_backend),
             modules=self._run.modules,
+            temporary=self._temporary,
         )
         timeout, by = item.stash[LIMIT].smaller(spec.timeout)
         test = TestPlan(
@@ -354,6 +356,7 @@ class ElasticItem:
         assert self._launch is not None
         ranks = self._launch.roster.last_world()
         if not self._run.streams and any(rank.has_written() for rank in ranks):
+            self._launch.sync()
             record = self._launch.snapshot()
             put_sections(report, record, "call", self._shown(record, report))
 

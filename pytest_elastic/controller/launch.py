@@ -306,6 +306,12 @@ class Launch:
         sound = all(rank.finished is not None or not (rank.over() or rank.doomed() or rank.bad()) for rank in ranks)
         return ranks if sound else []
 
+    def sync(self) -> None:
+        """Wait until what ranks on other machines have written is here."""
+        if self.plan.site.has_others:
+            with contextlib.suppress(ElasticError):  # it is over: all is here
+                self._supervisor.actions.do(self._supervisor.sync)
+
     def snapshot(self) -> LaunchRecord:
         """Return what is known by now."""
         return self.record or self._supervisor.make_record()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_elastic import clock, kernel
 from pytest_elastic.channel import Peer
@@ -25,6 +26,9 @@ from pytest_elastic.messages import (
 from pytest_elastic.rank_directory import rank_directory
 from pytest_elastic.report.records import AgentRecord, RankRecord
 
+if TYPE_CHECKING:
+    from pytest_elastic.controller.nodes import RemoteProcess
+
 
 @dataclass(slots=True)
 class RankState:
@@ -32,7 +36,7 @@ class RankState:
 
     id: RankId
     pid: int | None = None
-    handle: kernel.ProcessHandle | None = None
+    handle: kernel.ProcessHandle | RemoteProcess | None = None
     peer: Peer | None = None
     hello_ns: int | None = None
     failed: RankFailed | None = None
@@ -71,12 +75,17 @@ class RankState:
         """
         return rank_directory(directory, self.id)
 
-    def hold(self, pid: int) -> bool:
-        """Take hold of the rank's process; return whether that is new."""
+    def hold(self, pid: int, find: Callable[[int], kernel.ProcessHandle | RemoteProcess]) -> bool:
+        """Take hold of the rank's process; return whether that is new.
+
+        Args:
+            pid: Its process id.
+            find: Takes hold of a process of its machine.
+        """
         if self.handle is not None:
             return False
         self.pid = pid
-        self.handle = kernel.ProcessHandle(pid)
+        self.handle = find(pid)
         return True
 
     def alive(self) -> bool:
@@ -170,9 +179,10 @@ class AgentState:
     """One agent."""
 
     order: AgentOrder
+    host: str = ""
     status_fd: int | None = None
     status: bytes = b""
-    handle: kernel.ProcessHandle | None = None
+    handle: kernel.ProcessHandle | RemoteProcess | None = None
     peer: Peer | None = None
     hello: AgentHello | None = None
     finished: AgentFinished | None = None
@@ -181,6 +191,8 @@ class AgentState:
     killed: bool = False
     fault: str = ""
     lost_ns: int | None = None
+    cut: str = ""
+    elsewhere: bool = False
     rounds: list[RankId] = field(default_factory=list)
 
     def note_end(self) -> bool:
@@ -198,7 +210,7 @@ class AgentState:
         self.status += data
         started = None
         if self.handle is None and len(self.status) >= 8:
-            started = self.handle = kernel.ProcessHandle(read_status(self.status[:8]))
+            self.handle = started = kernel.ProcessHandle(read_status(self.status[:8]))
         if len(self.status) == 16:
             self.exitcode = read_status(self.status[8:])
         self.ended = len(self.status) == 16 or not data
@@ -240,4 +252,6 @@ class AgentState:
             lost_ns=self.lost_ns,
             rounds=tuple(self.rounds),
             log=log,
+            host=self.host,
+            cut=self.cut,
         )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_elastic import clock
 from pytest_elastic.controller.measuring import without_coverage
+from pytest_elastic.controller.site import HERE, Site
 from pytest_elastic.faults import Fault
-from pytest_elastic.messages import AgentOrder, CoverageOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
+from pytest_elastic.messages import Address, AgentOrder, CoverageOrder, DeviceOrder, ItemOrder, RankOrder, SessionOrder
 from pytest_elastic.report.records import Work
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class LaunchPlan:
         failure_log: File to which failures are written the moment they are known, or ``None``.
         turn: The CPUs and devices that the launch has taken, or ``None``.
         coverage: How ranks are measured, or ``None``.
+        site: Where the agents run.
+        temporary: Directory of a test's temporary ones.
     """
 
     directory: Path
@@ -106,6 +109,8 @@ class LaunchPlan:
     failure_log: Path | None = None
     turn: Turn | None = field(default=None, repr=False, compare=False)
     coverage: CoverageOrder | None = None
+    site: Site = HERE
+    temporary: Path = field(default_factory=Path)
 
     @property
     def nproc(self) -> int:
@@ -138,16 +143,17 @@ class LaunchPlan:
         return bool(config["max_restarts"] or self.faults or config["min_nodes"] < config["max_nodes"])
 
     def open_store_socket(self) -> socket.socket | None:
-        """Open a socket for the store of the rendezvous, on loopback only; ``None`` if it needs none.
+        """Open a socket for the store of the rendezvous, on one address only; ``None`` if it needs none.
 
         It listens from the start, so that whoever knows the port can connect before the store is there. A static
         rendezvous opens its store by itself: its port is only held, by a socket that does not listen.
         """
         if not self.host_store:
             return None
-        store = socket.socket()
+        family = socket.AF_INET6 if ":" in self.site.address else socket.AF_INET
+        store = socket.socket(family)
         store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        store.bind(("127.0.0.1", 0))
+        store.bind((self.site.address, 0))
         if not self.holds_port:
             store.listen(4096)
         return store
@@ -157,7 +163,7 @@ class LaunchPlan:
         """The port of the store is held until the end of the launch."""
         return bool(self.config["rdzv_backend"] == "static")
 
-    def rank_order(self, channel: str) -> RankOrder:
+    def rank_order(self, channel: Address) -> RankOrder:
         """Return what the ranks are told."""
         return RankOrder(
             channel=channel,
@@ -174,11 +180,14 @@ class LaunchPlan:
             coverage=self.coverage,
         )
 
-    def agent_order(self, node: int, channel: str, *, store_port: int | None, store_fd: int | None) -> AgentOrder:
+    def agent_order(self, node: int, channel: Address, *, store_port: int | None, store_fd: int | None) -> AgentOrder:
         """Return what an agent is told."""
         config = dict(self.config)
         if self.host_store and self.config["rdzv_backend"] in ("c10d", "static"):
-            config["rdzv_endpoint"] = f"127.0.0.1:{store_port}"
+            host = f"[{self.site.address}]" if ":" in self.site.address else self.site.address
+            config["rdzv_endpoint"] = f"{host}:{store_port}"
+        if self.site.has_others:
+            config["local_addr"] = self.site.address
         return AgentOrder(
             launch=self.scratch.name,
             node=node,
@@ -199,4 +208,6 @@ class LaunchPlan:
             agent_error=self.agent_error,
             store_port=store_port,
             store_fd=store_fd,
+            store_host=self.site.address,
+            seats=self.site.seats,
         )

@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from pytest_elastic.controller.entrypoint import EntryPoint
 from pytest_elastic.controller.environment import rank_environment
 from pytest_elastic.controller.launch_config import fields_of
 from pytest_elastic.controller.plan import LaunchPlan
+from pytest_elastic.controller.site import HERE, Site
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.faults import Fault
 from pytest_elastic.messages import SessionOrder
@@ -62,6 +63,7 @@ class Request:
         agent_error: Pickled exception for the agents to raise, or ``None``.
         faults: What the launch is to suffer.
         modules: Name and file of the test modules that pytest has imported.
+        temporary: Directory of a test's temporary ones.
     """
 
     source: str
@@ -78,12 +80,14 @@ class Request:
     agent_error: bytes | None = None
     faults: tuple[Fault, ...] = ()
     modules: Mapping[str, str]
+    temporary: Path = field(default_factory=Path)
 
 
 def make_plan(
     spec: LaunchSpec,
     request: Request,
     *,
+    site: Site = HERE,
     devices: Devices,
     choose: Choose | None,
     run: str,
@@ -114,7 +118,8 @@ def make_plan(
     placement = devices.place(
         spec,
         os.environ | dict(spec.env),
-        nodes=most,
+        # Each machine has devices of its own.
+        nodes=most if not site.has_others else 1,
         nproc=torchs.nproc_per_node if torchs is not None else None,
         virtual=torchs is not None and getattr(torchs, "virtual_local_rank", False),
         choose=choose,
@@ -125,6 +130,11 @@ def make_plan(
             f"most {MOST_RANKS} on one machine"
         )
     config = torch_settings(spec, request, nproc=placement.nproc, launch=launch)
+    if site.seats is not None:
+        # Each agent has one rank, and all of them are needed.
+        nodes = len(site.members)
+        config |= {"nproc_per_node": 1, "min_nodes": nodes, "max_nodes": nodes, "rdzv_backend": "local"}
+        most = nodes
     for name, value in config.items():
         refuse_unsendable(f"elastic_launch(config=): {name}", value)
     agents = request.agents if request.agents is not None else most
@@ -145,7 +155,7 @@ def make_plan(
     plan = LaunchPlan(
         directory=directory,
         scratch=scratch,
-        key=secrets.token_bytes(32),
+        key=site.key or secrets.token_bytes(32),
         name=request.name,
         config=config,
         agents=agents,
@@ -157,6 +167,7 @@ def make_plan(
             launch=launch,
             nproc=config["nproc_per_node"],
             command=entry is not None and entry.command is not None,
+            address=site.address,
         ),
         cwd=cwd,
         sys_path=[path or cwd for path in sys.path],
@@ -172,6 +183,8 @@ def make_plan(
         agent_error=request.agent_error,
         faults=request.faults,
         host_store=not config["rdzv_endpoint"],
+        site=site,
+        temporary=request.temporary,
     )
     return plan, placement
 

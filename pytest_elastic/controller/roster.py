@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_elastic import kernel
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.messages import RankId, RankWarned
 from pytest_elastic.rank_directory import check_world
@@ -84,9 +85,14 @@ class Roster:
         return [rank for rank in self.ranks() if rank.id.node == node]
 
     def by_pid(self) -> dict[int, RankState | AgentState]:
-        """Return every process that is known, by its id."""
+        """Return every process of this machine that is known, by its id."""
         everybody: list[RankState | AgentState] = [*self.ranks(), *self.agents]
-        return {process.handle.pid: process for process in everybody if process.handle is not None}
+        return {each.handle.pid: each for each in everybody if isinstance(each.handle, kernel.ProcessHandle)}
+
+    def of_process(self, node: int, pid: int) -> RankState | None:
+        """Return the rank of a node that has a process id, or ``None``."""
+        ranks = [rank for rank in self.of_node(node) if rank.handle is not None and rank.handle.pid == pid]
+        return ranks[-1] if ranks else None
 
     def admitted(self) -> bool:
         """Tell whether an agent has said that it, and the server behind it, are fit to start."""
@@ -98,7 +104,8 @@ class Roster:
 
     def release(self) -> None:
         """Give back what holds the processes."""
-        for process in self.by_pid().values():
+        everybody: list[RankState | AgentState] = [*self.ranks(), *self.agents]
+        for process in everybody:
             if process.handle is not None:
                 process.handle.close()
 

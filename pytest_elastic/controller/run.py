@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -31,11 +31,8 @@ from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.planning import Request, make_plan
 from pytest_elastic.controller.progress import Progress, display_for
 from pytest_elastic.controller.reaping import Reaper
-from pytest_elastic.controller.server import (
-    PreloadedServer,
-    make_run_directory,
-    remove_run_directory,
-)
+from pytest_elastic.controller.server import PreloadedServer, make_run_directory, remove_run_directory
+from pytest_elastic.controller.site import HERE
 from pytest_elastic.controller.steady_thread import SteadyThread
 from pytest_elastic.controller.terminal import Terminal
 from pytest_elastic.controller.time_limit import Pause
@@ -50,6 +47,9 @@ from pytest_elastic.services.slots import Waiting
 from pytest_elastic.spec import LaunchSpec
 from pytest_elastic.warning import ElasticWarning
 
+if TYPE_CHECKING:
+    from pytest_elastic.cluster.first import FirstController
+
 
 class ElasticRun:
     """The processes behind the elastic tests of one pytest session. Nothing is started before it is needed.
@@ -60,6 +60,7 @@ class ElasticRun:
         kept: Ranks that are kept for more than one test.
         progress: What a person sees of launches that take long.
         coverage: What ranks have executed, where it is measured.
+        cluster: The other controllers, where this is the first of several.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -70,6 +71,7 @@ class ElasticRun:
         self._main = os.getppid() if hasattr(config, "workerinput") else None
         self._directory: Path | None = None
         self._state_key = os.urandom(32)
+        self.cluster: FirstController | None = None
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
         self._torch_only: PreloadedServer | None = None
@@ -237,12 +239,16 @@ class ElasticRun:
         )
         return self._starter.call(make)
 
-    def _server_for(self, plan: LaunchPlan) -> PreloadedServer:
-        """Return a server that takes requests, and that knows of one more launch; others may ask at the same time."""
+    def server_for(self, *, torch_only: bool) -> PreloadedServer:
+        """Return a server that takes requests, and that knows of one more launch; others may ask at the same time.
+
+        Args:
+            torch_only: One that has collected nothing.
+        """
         with self._servers:
             self._server = server = self._living(self._server)
             server.preload(self._preload_order())
-            if self._unsafe is not None and plan.needs_safe_server:
+            if torch_only:
                 self._torch_only = server = self._living(self._torch_only, torch_only=True)
             server.enter()
             return server
@@ -287,9 +293,13 @@ class ElasticRun:
             )
             return chosen
 
+        site = HERE
+        if self.cluster is not None and request.session is not None:
+            site = self.cluster.site_for(launch, spec, request, self._devices)
         plan, placement = make_plan(
             spec,
             request,
+            site=site,
             devices=self._devices,
             choose=choose,
             run=self.directory.name,
@@ -307,7 +317,7 @@ class ElasticRun:
             nodeid=nodeid,
             failure_log=failure_log,
             coverage=coverage,
-            state_key=None if request.foreign else self._state_key,
+            state_key=None if request.foreign else site.state_key or self._state_key,
             devices=turn.devices,
             turn=turn,
         )
@@ -437,7 +447,7 @@ class ElasticRun:
         with ExitStack() as over:
             if plan.inline:
                 over.callback(self._take_turn(plan))
-            server = self._server_for(plan)
+            server = self.server_for(torch_only=self._unsafe is not None and plan.needs_safe_server)
             over.callback(server.leave)
             launch = Launch(
                 plan,

@@ -61,6 +61,7 @@ class PreloadedServer:
         log: What the server and the agents wrote.
         known: Process ids of the server's children that somebody looks after.
         word: What an agent was last told of the server's fitness, or ``None``.
+        torch_only: It collects nothing.
 
     Args:
         invocation_dir: Directory in which it starts.
@@ -83,6 +84,7 @@ class PreloadedServer:
         self._lost = False
         self.known: set[int] = set()
         self.word: AgentHello | None = None
+        self.torch_only: Final = torch_only
         self._launches = 0
         self._retired = False
         self._stopped = False

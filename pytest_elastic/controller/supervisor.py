@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pytest_elastic import clock, kernel, tasks
 from pytest_elastic.channel import Peer, Reception
+from pytest_elastic.cluster.messages import AgentEnded
 from pytest_elastic.controller import membership
 from pytest_elastic.controller.actions import Actions
 from pytest_elastic.controller.clocks import Clocks
@@ -22,6 +23,7 @@ from pytest_elastic.controller.debugging import Debugging
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
+from pytest_elastic.controller.nodes import Nodes, RemoteProcess
 from pytest_elastic.controller.peers import AgentState, RankState, has_ended_call, kill_together
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
 from pytest_elastic.controller.probing import unreachable_endpoint
@@ -100,7 +102,9 @@ class Supervisor:
             plan.key,
             self._selector,
             lambda peer: self._hearing.welcome(peer),
+            host=plan.site.address if plan.site.has_others else None,
         )
+        self._nodes: Final = Nodes(plan, self._reception.wake)
         self.actions: Final = Actions(self._reception.wake)
         self.debugging: Final = Debugging(
             self.roster,
@@ -138,6 +142,7 @@ class Supervisor:
         self._cut_short = False
         self._wants_stacks = False
         self._server_lost: str | None = None
+        self._words_elsewhere = ""
         self.started_ns = 0
         self._test: bytes | None = None
         self.work_name = plan.name
@@ -239,7 +244,12 @@ class Supervisor:
     def rest(self) -> LaunchRecord:
         """Have the ranks wait for another test, without a deadline; return what they did in the last one."""
         self._clocks.start(None)
+        self.sync()
         return self.make_record(goes_on=True)
+
+    def sync(self) -> None:
+        """Wait until what ranks on other machines have written is here."""
+        self._nodes.sync(self)
 
     def no_more_tests(self, timeout: float | None) -> None:
         """Have ranks that wait for a test end.
@@ -288,6 +298,7 @@ class Supervisor:
             while not self.roster.over():
                 for key, _ in self._selector.select(self._patience()):
                     key.data()
+                self._nodes.look(self)
                 if self._inline is not None:
                     self._look_at_inline_agent(self._inline)
                 self.debugging.look()
@@ -322,7 +333,8 @@ class Supervisor:
     def _has_settled(self) -> bool:
         """Tell whether everything is known of a test: its ranks have ended, and each agent has said it is well."""
         ends = [agent.finished for agent in self.roster.agents]
-        if self.plan.work != "test" or any(end is None or end.state != "SUCCEEDED" for end in ends):
+        # What is on other machines is known when all is over.
+        if self.plan.work != "test" or self._nodes or any(end is None or end.state != "SUCCEEDED" for end in ends):
             return False
         return not any(rank.alive() for rank in self.roster.ranks())
 
@@ -370,13 +382,18 @@ class Supervisor:
 
     def _start_agent(self) -> AgentState:
         node = len(self.roster.agents)
+        remote = self._nodes.remote(node)
         fds = self._store.fds_for(node)
-        order = self.plan.agent_order(
-            node, self._reception.address, store_port=self._store.port, store_fd=0 if fds else None
-        )
+        address = self._reception.address_for(others=remote is not None)
+        order = self.plan.agent_order(node, address, store_port=self._store.port, store_fd=0 if fds else None)
+        if remote is not None:
+            agent = AgentState(order=order, host=remote.host, elsewhere=True)
+            self.roster.agents.append(agent)
+            remote.start(order, self.plan.rank_order(address), torch_only=self._server.torch_only)
+            return agent
         file = self.plan.scratch / f"agent-{order.node}.order"
         file.write_bytes(pickle.dumps(order))
-        agent = AgentState(order=order)
+        agent = AgentState(order=order, host=self.plan.site.host_of(node))
         self.roster.agents.append(agent)
         what, name = tasks.run_agent, f"agent-{order.node}"
         if self.plan.inline:
@@ -410,6 +427,9 @@ class Supervisor:
         if agent.exitcode is None:
             # Only the server's end closes this before it has told one.
             self._server_lost = f"{self._server.how_it_died()}\n{self._server.last_words()}"
+        self._note_agent_end(agent)
+
+    def _note_agent_end(self, agent: AgentState) -> None:
         # Its ranks are the server's children, not its own: they do not end with it.
         kill_together(self.roster.of_node(agent.order.node))
         if not agent.note_end() and (agent.finished is None or agent.finished.state == "FAILED"):
@@ -419,7 +439,8 @@ class Supervisor:
         """Let an agent start, unless the server behind it is not fit."""
         agent = self.roster.agents[hello.node]
         agent.hello, agent.peer = hello, peer
-        self._server.word = hello
+        if self._nodes.remote(hello.node) is None:
+            self._server.word = hello
         self.broken = self.broken or hello.broken
         if self.plan.needs_safe_server:
             self.unsafe = self.unsafe or hello.unsafe
@@ -461,7 +482,12 @@ class Supervisor:
 
     def hold(self, rank: RankState, pid: int) -> None:
         """Take hold of a rank's process, and be told of its end."""
-        if not rank.hold(pid):
+        remote = self._nodes.remote(rank.id.node)
+        if not rank.hold(pid, kernel.ProcessHandle if remote is None else remote.process):
+            return
+        if remote is not None:
+            if self._killing_since is not None:
+                rank.kill()
             return
         self._server.known.add(pid)
         assert rank.handle is not None
@@ -479,12 +505,67 @@ class Supervisor:
             self._hearing.hear(rank.peer)
         self._hearing.gone(rank.id)
 
+    # --- what is heard of other machines ---
+
+    def agent_began(self, node: int, process: RemoteProcess) -> None:
+        """Take hold of an agent on another machine."""
+        agent = self.roster.agents[node]
+        agent.handle = process
+        if self._killing_since is not None:
+            agent.kill()
+
+    def agent_peer(self, node: int) -> Peer | None:
+        """Return the connection of an agent."""
+        return self.roster.agents[node].peer
+
+    def rank_peer(self, node: int, pid: int) -> Peer | None:
+        """Return the connection of a rank."""
+        rank = self.roster.of_process(node, pid)
+        return None if rank is None else rank.peer
+
+    def agent_ended(self, node: int, end: AgentEnded) -> None:
+        """Take note that an agent on another machine has ended."""
+        agent = self.roster.agents[node]
+        if agent.peer is not None:
+            self._hearing.hear(agent.peer)
+        agent.ended, agent.exitcode = True, end.exitcode
+        if end.refused:
+            raise ElasticError(f"no agent could be started on node {node} ({agent.host}): {end.refused}")
+        if end.server_lost:
+            self._server_lost = f"on {agent.host}: {end.server_lost}"
+        if end.server_words and agent.finished is None:
+            self._words_elsewhere = end.server_words
+        self._note_agent_end(agent)
+
+    def rank_ended(self, node: int, pid: int) -> None:
+        """Take note that a rank on another machine has ended."""
+        rank = self.roster.of_process(node, pid)
+        if rank is not None:
+            self._rank_ended(rank)
+
+    def node_lost(self, node: int, reason: str) -> None:
+        """Take note that nothing more is to come from another machine: its agent and ranks count as gone."""
+        agent = self.roster.agents[node]
+        for rank in self.roster.of_node(node):
+            if rank.peer is not None:
+                self._hearing.hear(rank.peer)
+        ranks = [rank for rank in self.roster.of_node(node) if not rank.over() or rank.exited is None]
+        for rank in ranks:
+            rank.closed_ns = rank.closed_ns or clock.monotonic_ns()
+            rank.killed = rank.killed or rank.finished is None
+            self._hearing.gone(rank.id)
+        if not agent.ended:
+            agent.ended = True
+            agent.cut = reason
+            agent.lost_ns = agent.lost_ns or clock.monotonic_ns()
+
     def _patience(self) -> float | None:
         if self._stacks is not None or self._last_looks or self._tails is not None or self.purpose.polls:
             return _TICK
         times = [
             0.1 if self._killing_since is not None else None,
             self._clocks.patience(),
+            self._nodes.patience(),
             self.debugging.patience(),
             self.purpose.faults.patience(),
         ]
@@ -534,6 +615,7 @@ class Supervisor:
     def _kill_all(self) -> None:
         self._killing_since = self._killing_since or clock.monotonic()
         kill_together(self.roster.ranks())
+        self._nodes.kill()
         for agent in self.roster.agents:
             agent.kill()
             if agent.handle is None and agent.status_fd is not None:
@@ -573,6 +655,9 @@ class Supervisor:
         self.debugging.close()
         self._reception.settle()
         self._hearing.hear_all()
+        left, notes = self._nodes.end(self)
+        self.roster.leftovers += left
+        self.roster.notes += notes
         if self._tails is not None:
             self._tails.follow(self.roster.ranks(), last=True)
         self._reception.close()
@@ -627,7 +712,7 @@ class Supervisor:
             notes=tuple(self.roster.notes),
             directory=directory,
             server_lost=self._server_lost,
-            server_words=self._server.last_words()
+            server_words=self._words_elsewhere or self._server.last_words()
             if not goes_on and any(agent.finished is None for agent in self.roster.agents)
             else "",
             cut_short=self._cut_short,

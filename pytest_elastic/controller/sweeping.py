@@ -24,12 +24,12 @@ _ROUNDS = 10
 """Ending a process may orphan others; nothing sane goes deeper than this."""
 
 
-def sweep(server: PreloadedServer, own: Mapping[int, RankState | AgentState]) -> list[str]:
+def sweep(server: PreloadedServer, own: Mapping[int, RankState | AgentState | None]) -> list[str]:
     """End the stray processes of a launch whose ranks and agents are gone.
 
     Args:
         server: The server that forked them.
-        own: Ranks and agents of the launch by process id.
+        own: Ranks and agents of the launch by process id; ``None`` for those of which only that is known.
 
     Returns:
         A line for each process that was ended: who left which behind.
@@ -54,7 +54,7 @@ def wait_until_reaped(server: PreloadedServer, pids: Collection[int]) -> None:
         kernel.pause(0.001)
 
 
-def _is_ours(pid: int, server: PreloadedServer, own: Mapping[int, RankState | AgentState]) -> bool:
+def _is_ours(pid: int, server: PreloadedServer, own: Mapping[int, RankState | AgentState | None]) -> bool:
     # Ranks and agents lead sessions of their own. A process that left its rank's is ours if no other launch could
     # have started it.
     return session_of(pid) in own or server.serves_one

@@ -79,6 +79,8 @@ class AgentRecord:
         fault: What sent it a signal on purpose last, or an empty text.
         lost_ns: ``time.monotonic_ns()`` when it was lost (it died without a word, or left by a signal), or ``None``.
         rounds: Its first rank in each round that it started workers for.
+        host: Name of its machine, where a launch is on several; else an empty text.
+        cut: Why nothing more came from that machine, or an empty text.
     """
 
     node: int
@@ -91,6 +93,8 @@ class AgentRecord:
     fault: str = ""
     lost_ns: int | None = None
     rounds: tuple[RankId, ...] = ()
+    host: str = ""
+    cut: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +152,10 @@ class LaunchRecord:
     timeout_by: str = ""
     unreachable: str = ""
     notes: tuple[str, ...] = ()
+
+    def host_of(self, rank: RankId) -> str:
+        """Return the name of a rank's machine, where the launch is on several; else an empty text."""
+        return self.agents[rank.node].host if rank.node < len(self.agents) else ""
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -103,6 +103,7 @@ class RankTests:
         self._group = DefaultGroup(order, self._accelerators)
         self._terminal = RankTerminal(order.channel, order.key, me.id)
         self._grace = order.grace
+        self._basetemp = order.basetemp
         self._session: RankSession | None = None
         self._item: pytest.Item | None = None
         self._watch: LeakWatch | None = None
@@ -118,6 +119,8 @@ class RankTests:
             apply_seed(wanted.seed)
             seed_examples(wanted.examples_seed)
             basetemp = Path(wanted.basetemp)
+            if self._basetemp:
+                basetemp = Path(self._basetemp) / basetemp.name
             basetemp.mkdir(mode=0o700, parents=True, exist_ok=True)
             compat.set_basetemp(item.config, basetemp / str(self._me.id.rank))
             compat.capture_nothing(item.config)

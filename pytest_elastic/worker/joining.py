@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from pytest_elastic import kernel
+from pytest_elastic import clock, kernel
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankHello, RankOrder
 from pytest_elastic.worker.identity import Identity
@@ -22,6 +22,7 @@ def join(me: Identity, order: RankOrder, *, writes_stacks: bool) -> Outbox:
         order: What it was told.
         writes_stacks: It writes its stacks when it is asked to.
     """
+    clock.shift_by(order.clock_shift_ns)
     try:
         outbox = Outbox(order.channel, order.key)
         outbox.send(RankHello(id=me.id, pid=kernel.own_pid(), writes_stacks=writes_stacks))

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 
-from pytest_elastic.loopback_store import host_on_loopback
+from pytest_elastic.loopback_store import host_store
 
 
 def stop_reverse_lookups() -> None:
@@ -39,7 +39,7 @@ def _fail_one_lookup() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        host_on_loopback(0)
+        host_store(0)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

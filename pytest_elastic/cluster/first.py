@@ -1,0 +1,235 @@
+"""The first controller: it waits for the others, gives its launches places on their machines, and releases them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pytest_elastic import clock
+from pytest_elastic.cluster.key import derive
+from pytest_elastic.cluster.member import Membership
+from pytest_elastic.cluster.meeting import Listening, listen
+from pytest_elastic.cluster.members import FollowingController, Members
+from pytest_elastic.cluster.messages import Release
+from pytest_elastic.cluster.node_launch import TOKEN
+from pytest_elastic.controller.devices import Devices
+from pytest_elastic.controller.site import HERE, Member, Site, TooFewNodesError
+from pytest_elastic.errors import ElasticError
+from pytest_elastic.messages import Seats
+from pytest_elastic.spec import LaunchSpec
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.planning import Request
+
+_RELEASE: Final = 1.0
+"""Seconds that the last word to the others gets to go out."""
+_SHOWN: Final = 20
+"""Lines of a difference that are shown."""
+
+
+class MembersMissingError(ElasticError):
+    """Some controllers did not come, or did not say what they have collected."""
+
+
+class DifferentTestsError(ElasticError):
+    """The controllers have not collected the same tests."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """The variables of this process when the session began.
+
+    Attributes:
+        variables: All of them.
+    """
+
+    variables: dict[str, str] = field(repr=False)
+
+    def changes(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return which variables have another value by now, and the names of those that are gone."""
+        now = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        changed = {name: value for name, value in now.items() if self.variables.get(name) != value}
+        return changed, tuple(name for name in self.variables if name not in now)
+
+
+class FirstController:
+    """The other controllers, for the one that judges and reports.
+
+    Args:
+        membership: What this one is.
+        key: Key of the run.
+        run: Name of the run.
+        silence: Seconds without a word after which another one counts as lost.
+        patience: Seconds that the others get to come, and to collect.
+    """
+
+    def __init__(self, membership: Membership, key: bytes, *, run: str, silence: float, patience: float) -> None:
+        self.membership: Final = membership
+        self._key = key
+        self._patience = patience
+        self._environment = Environment(variables=dict(os.environ))
+        self._listening: Listening = listen(membership, derive(key, "meeting"), clock.monotonic() + patience)
+        self._members = Members(
+            self._listening.socket, derive(key, "link"), size=membership.size, run=run, silence=silence
+        )
+        self._tests: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names of the machines, this one first; an empty text for a controller that has not come."""
+        others = [self._members.get(rank) for rank in range(1, self.membership.size)]
+        return [socket.gethostname(), *(other.host if other is not None else "" for other in others)]
+
+    def wait_for_all(self, tests: tuple[str, ...]) -> None:
+        """Wait until all others have come and collected, and compare what that is with the tests here.
+
+        Raises:
+            MembersMissingError: Some have not come.
+            DifferentTestsError: Some have collected others.
+        """
+        self._tests = tests
+        ranks = range(1, self.membership.size)
+
+        def settled(rank: int) -> bool:
+            member = self._members.get(rank)
+            return member is not None and (member.collected is not None or bool(member.lost))
+
+        self._members.wait(lambda: all(map(settled, ranks)) or bool(self._members.refusals), self._patience)
+        if self._members.refusals and not all(map(settled, ranks)):
+            raise MembersMissingError(self._members.refusals[0])
+        missing = [self._missing(rank) for rank in ranks if (m := self._members.get(rank)) is None or not m.collected]
+        if missing:
+            raise MembersMissingError("; ".join(missing))
+        different = [text for rank in ranks if (text := self._difference(rank))]
+        if different:
+            raise DifferentTestsError("\n".join(different))
+
+    def _missing(self, rank: int) -> str:
+        member = self._members.get(rank)
+        if member is None:
+            return f"{self.name_of(rank)} did not come within {self._patience:g} s"
+        if member.lost:
+            return f"{self.name_of(rank)} was lost before it had collected its tests: {member.lost}"
+        return f"{self.name_of(rank)} has not collected its tests within {self._patience:g} s"
+
+    def _difference(self, rank: int) -> str:
+        member = self._members.get(rank)
+        if member is None or member.collected is None:
+            return ""
+        there = member.collected
+        if there.trouble:
+            return f"{self.name_of(rank)} could not collect its tests:\n{there.trouble}"
+        if there.tests == self._tests:
+            return ""
+        lines = list(
+            difflib.unified_diff(self._tests, there.tests, self.name_of(0), self.name_of(rank), lineterm="", n=0)
+        )
+        more = [f"... ({len(lines) - _SHOWN} lines more)"] if len(lines) > _SHOWN else []
+        return "\n".join(
+            [f"Different tests were collected on {self.name_of(0)} and {self.name_of(rank)}:", *lines[:_SHOWN], *more]
+        )
+
+    def name_of(self, rank: int) -> str:
+        """Return how messages call a controller."""
+        member = self._members.get(rank)
+        host = socket.gethostname() if rank == 0 else member.host if member is not None else ""
+        what = "rank" if self.membership.in_place else "node"
+        return f"{what} {rank}" + (f" ({host})" if host else "")
+
+    def site_for(self, launch: str, spec: LaunchSpec, request: Request, devices: Devices) -> Site:
+        """Return where the agents of a test run.
+
+        Raises:
+            TooFewNodesError: There are fewer places than it needs.
+            ElasticError: Some of the machines that it needs were lost.
+        """
+        __tracebackhide__ = True
+        seats = self._seats(spec, request, devices) if self.membership.in_place else None
+        if seats is not None:
+            needed = wanted = seats.nproc * seats.nodes
+        else:
+            needed, wanted = spec.min_nodes, min(spec.max_nodes, self.membership.size)
+            if needed > self.membership.size:
+                raise TooFewNodesError(
+                    f"needs {needed} nodes, {self.membership.size} are there ({self.membership.launcher})"
+                )
+        members = self._there(needed, wanted)
+        if len(members) <= 1:
+            return HERE
+        extra, removed = self._environment.changes()
+        names = self.hosts
+        site = Site(
+            members=(None, *members[1:]),
+            hosts=self._shown([names[0], *(member.host for member in members[1:] if member is not None)]),
+            address=self._address(members),
+            seats=seats,
+            key=derive(self._key, f"launch {launch}"),
+            state_key=derive(self._key, "state of rendezvous"),
+            extra=extra | dict(spec.env),
+            removed=removed,
+        )
+        (request.temporary / TOKEN).write_text(launch)
+        return site
+
+    def _shown(self, hosts: list[str]) -> tuple[str, ...]:
+        # On one machine with a rank each its name would only be noise.
+        return () if self.membership.in_place and len(set(hosts)) == 1 else tuple(hosts)
+
+    def _address(self, members: tuple[FollowingController | None, ...]) -> str:
+        """Return the address of this machine under which the others reach it."""
+        found = [member.local_address for member in members if member is not None]
+        outside = [address for address in found if not address.startswith("127.") and address != "::1"]
+        return (outside or found)[0]
+
+    def _seats(self, spec: LaunchSpec, request: Request, devices: Devices) -> Seats:
+        """Return how the ranks of a test are numbered that runs in the ranks that are there."""
+        __tracebackhide__ = True
+        membership = self.membership
+        if spec.min_nodes < spec.max_nodes or request.faults:
+            what = "faults=" if request.faults else f'nnodes="{spec.min_nodes}:{spec.max_nodes}"'
+            raise TooFewNodesError(
+                f"{what} needs nodes that come and go; here one rank each is there ({membership.launcher})"
+            )
+        nproc = devices.place(spec, os.environ, nodes=1).nproc
+        seats = Seats(nproc=nproc, nodes=spec.max_nodes)
+        world = nproc * spec.max_nodes
+        if world > membership.size:
+            raise TooFewNodesError(f"needs {world} ranks, {membership.size} are there ({membership.launcher})")
+        if membership.nodes > 1 and world > 1 and membership.local_size % nproc:
+            raise TooFewNodesError(
+                f"needs nodes of {nproc} ranks, each has {membership.local_size} ({membership.launcher})"
+            )
+        return seats
+
+    def _there(self, needed: int, wanted: int) -> tuple[FollowingController | None, ...]:
+        """Return the controllers that are there, this one (``None``) first, as many as are wanted."""
+        __tracebackhide__ = True
+        there: list[FollowingController | None] = [None]
+        gone = []
+        for rank in range(1, self.membership.size):
+            member = self._members.get(rank)
+            if len(there) < wanted and member is not None and not member.lost and self._fits(member):
+                there.append(member)
+            elif member is None or member.lost:
+                gone.append(f"{self.name_of(rank)} was lost" + (f" ({member.lost})" if member is not None else ""))
+        if len(there) < needed:
+            what = "ranks" if self.membership.in_place else "nodes"
+            raise ElasticError(
+                f"needs {needed} {what}, {len(there)} of {self.membership.size} are left: {'; '.join(gone)}"
+            )
+        return tuple(there)
+
+    def _fits(self, member: FollowingController) -> bool:
+        """Tell whether a controller that has come again has collected the same tests."""
+        return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
+
+    def release(self, exitcode: int) -> None:
+        """Let the others end with an exit code, and wait until they know."""
+        self._members.close(Release(exitcode=exitcode), _RELEASE)
+        self._listening.close()
+
+
+__all__ = ["FirstController", "Member"]

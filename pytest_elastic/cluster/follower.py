@@ -1,0 +1,208 @@
+"""A controller that follows: it starts and ends agents and ranks on its machine, at the word of the first one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_elastic import clock
+from pytest_elastic.channel import limit_waits
+from pytest_elastic.cluster.key import derive
+from pytest_elastic.cluster.link import Link
+from pytest_elastic.cluster.meeting import Address, MeetingError, reach_first
+from pytest_elastic.cluster.member import Membership
+from pytest_elastic.cluster.messages import Collected, Hello, Refused, Release, StartAgent, ToLaunch
+from pytest_elastic.cluster.node_launch import NodeLaunch
+from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
+from pytest_elastic.errors import ElasticError
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.run import ElasticRun
+
+_PROOF: Final = 10.0
+_ENDING: Final = 10.0
+"""Seconds that launches get to leave nothing when nobody wants to know of them any more."""
+_SILENT_AGAIN: Final = 3.0
+"""How many times the silence after which the first controller counts as lost it is looked for again."""
+
+
+class RefusedError(ElasticError):
+    """The first controller does not want this one."""
+
+
+class FirstLostError(ElasticError):
+    """The first controller is gone."""
+
+
+class _Lost:
+    """Stands among the messages for the end of the link."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason: Final = reason
+
+
+class Follower:
+    """The link to the first controller, and the launches on this machine.
+
+    Args:
+        membership: What this controller is.
+        key: Key of the run.
+        silence: Seconds without a word after which the first one counts as lost.
+        patience: Seconds in which it is to be found.
+        log: Takes a line for the log of this controller.
+    """
+
+    def __init__(
+        self, membership: Membership, key: bytes, *, silence: float, patience: float, log: Callable[[str], None]
+    ) -> None:
+        self._membership = membership
+        self._key = key
+        self._silence = silence
+        self._patience = patience
+        self._log = log
+        self._news: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._launches: dict[str, NodeLaunch] = {}
+        self._link: Link | None = None
+        self._address = ""
+        self._collected: Collected | None = None
+
+    def join(self) -> None:
+        """Find the first controller, and tell it who this one is.
+
+        Raises:
+            MeetingError: It was not found.
+            RefusedError: It does not want this one.
+        """
+        self._connect(self._patience, again=False)
+
+    def _connect(self, seconds: float, *, again: bool) -> None:
+        def greet(sock: socket.socket, _: Address) -> Connection:
+            return self._greet(sock, again=again)
+
+        connection = reach_first(self._membership, derive(self._key, "meeting"), clock.monotonic() + seconds, greet)
+        news = self._news
+        link = Link(connection, silence=self._silence, hear=news.put, lost=lambda reason: news.put(_Lost(reason)))
+        self._link = link
+        link.start()
+        if self._collected is not None:
+            link.send(self._collected)
+
+    def _greet(self, sock: socket.socket, *, again: bool) -> Connection:
+        me = self._membership
+        self._address = str(sock.getsockname()[0])
+        limit_waits(sock, _PROOF)
+        connection = Connection(os.dup(sock.fileno()))
+        try:
+            key = derive(self._key, "link")
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
+            hello = Hello(
+                rank=me.rank,
+                size=me.size,
+                host=socket.gethostname(),
+                address=self._address,
+                pid=os.getpid(),
+                versions=versions(),
+                clock=clock_of_this_machine(),
+                again=again,
+            )
+            connection.send_bytes(pickle.dumps(hello))
+            answer = pickle.loads(connection.recv_bytes())
+        except BaseException:
+            connection.close()
+            raise
+        if isinstance(answer, Refused):
+            connection.close()
+            raise RefusedError(answer.reason)
+        limit_waits(sock, 0)
+        sock.close()
+        return connection
+
+    def collected(self, tests: tuple[str, ...], trouble: str) -> None:
+        """Tell what this controller has collected."""
+        self._collected = Collected(tests=tests, trouble=trouble)
+        if self._link is not None:
+            self._link.send(self._collected)
+
+    def serve(self, run: ElasticRun) -> int:
+        """Start and end what the first controller says, until it has no more use for this one.
+
+        Args:
+            run: What this session holds.
+
+        Returns:
+            pytest's exit code.
+
+        Raises:
+            FirstLostError: It is gone, and does not come back.
+        """
+        while True:
+            message = self._next()
+            if isinstance(message, Release):
+                self._end_all()
+                return message.exitcode
+            if isinstance(message, _Lost):
+                self._log(f"the first controller was lost: {message.reason}; what it had started here is ended")
+                self._end_all()
+                self._come_back(message.reason)
+            elif isinstance(message, StartAgent):
+                self._start(message, run)
+            elif isinstance(message, ToLaunch):
+                launch = self._launches.get(message.launch)
+                if launch is not None:
+                    launch.take(message)
+            self._forget_those_that_are_over()
+
+    def _next(self) -> Any:
+        while True:
+            try:
+                return self._news.get(timeout=0.5)  # a wait without a time-out does not let Ctrl-C through everywhere
+            except queue.Empty:
+                continue
+
+    def _start(self, order: StartAgent, run: ElasticRun) -> None:
+        link = self._link
+        assert link is not None
+        launch = self._launches[order.launch] = NodeLaunch(
+            order,
+            run,
+            key=self._key,
+            address=self._address,
+            tell=link.send,
+            wait_for_room=link.wait_for_room,
+        )
+        launch.start()
+
+    def _forget_those_that_are_over(self) -> None:
+        for name in [name for name, launch in self._launches.items() if launch.done.is_set()]:
+            del self._launches[name]
+
+    def _end_all(self) -> None:
+        for launch in self._launches.values():
+            launch.abandon()
+        for launch in self._launches.values():
+            launch.done.wait(_ENDING)
+        self._launches.clear()
+
+    def _come_back(self, reason: str) -> None:
+        """Look for the first controller again: the network may have been cut."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        try:
+            self._connect(self._silence * _SILENT_AGAIN, again=True)
+        except (MeetingError, RefusedError) as error:
+            raise FirstLostError(f"the first controller was lost ({reason}) and did not come back: {error}") from None
+        self._log("the first controller is there again")
+
+    def close(self) -> None:
+        """End everything, and hang up."""
+        self._end_all()
+        if self._link is not None:
+            self._link.close(drain=0.2)
+            self._link = None

@@ -1,0 +1,161 @@
+"""The connection between two controllers: messages in both directions, and a pulse by which each knows of the other.
+
+Whoever sends never waits for the network, and nobody is unpickled who has not proven that he holds the run's key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from pytest_elastic import clock, kernel
+from pytest_elastic.cluster.messages import Ping, Pong
+
+_PULSE: Final = 1.0
+"""Seconds between two questions whether the other end is there."""
+_FULL: Final = 64
+"""Messages that may wait to be sent before those who can wait do."""
+
+
+class Link:
+    """One end.
+
+    Args:
+        connection: The connection, both ends of which are proven.
+        silence: Seconds without a word after which the other end counts as lost.
+        hear: Takes each message, in a thread of the link.
+        lost: Is told, once, why nothing more is going to come; not after :meth:`close`.
+
+    Attributes:
+        shift_ns: What is added to the other end's clock to have that of this one, as far as is known.
+        measured: Set when it is known.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        silence: float,
+        hear: Callable[[Any], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._silence = silence
+        self._hear = hear
+        self._lost = lost
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._heard = clock.monotonic()
+        self._ended = threading.Event()
+        self._once = threading.Lock()
+        self._best_trip: int | None = None
+        self._owner = kernel.own_pid()
+        self.shift_ns = 0
+        self.measured: Final = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=f"elastic-link-{work.__name__.strip('_')}", daemon=True)
+            for work in (self._read, self._write, self._pulse)
+        ]
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._heard = clock.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, message: object) -> None:
+        """Send a message, soon; nothing happens if the link is lost."""
+        if not self._ended.is_set() and kernel.own_pid() == self._owner:
+            self._outgoing.put(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+
+    def wait_for_room(self) -> None:
+        """Wait until not too much waits to be sent, or the link is lost."""
+        while self._outgoing.qsize() > _FULL and not self._ended.wait(0.01):
+            pass
+
+    @property
+    def open(self) -> bool:
+        """Nothing is known of its end."""
+        return not self._ended.is_set()
+
+    def close(self, *, drain: float = 0.0) -> None:
+        """Hang up.
+
+        Args:
+            drain: Seconds that what was sent before gets to go out.
+        """
+        self._outgoing.put(None)
+        if drain:
+            self._threads[1].join(drain)
+        self._end(None)
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                if thread.ident is not None:
+                    thread.join(1.0)
+
+    def _end(self, reason: str | None) -> None:
+        with self._once:
+            if self._ended.is_set():
+                return
+            self._ended.set()
+            self._outgoing.put(None)
+            with contextlib.suppress(OSError), socket.socket(fileno=self._descriptor()) as end:
+                end.shutdown(socket.SHUT_RDWR)
+        if reason is not None:
+            self._lost(reason)
+
+    def _descriptor(self) -> int:
+        return os.dup(self._connection.fileno())
+
+    def _read(self) -> None:
+        reason = "its pytest has ended"
+        try:
+            while not self._ended.is_set():
+                message = pickle.loads(self._connection.recv_bytes())
+                self._heard = clock.monotonic()
+                self._take(message)
+        except EOFError:
+            pass
+        except OSError as error:
+            reason = f"the connection to it broke: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001 (what is no message ends the link, whatever it raises)
+            reason = f"what it said was no message ({type(error).__name__}: {error})"
+        self._end(reason)
+        self._connection.close()
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Ping):
+            self.send(Pong(sent_ns=message.sent_ns, here_ns=clock.monotonic_ns()))
+        elif isinstance(message, Pong):
+            now = clock.monotonic_ns()
+            trip = now - message.sent_ns
+            # The quickest answer tells most exactly when it was given.
+            if self._best_trip is None or trip < self._best_trip:
+                self._best_trip = trip
+                self.shift_ns = message.sent_ns + trip // 2 - message.here_ns
+            self.measured.set()
+        else:
+            self._hear(message)
+
+    def _write(self) -> None:
+        while (data := self._outgoing.get()) is not None:
+            try:
+                self._connection.send_bytes(data)
+            except (OSError, ValueError):
+                return  # whoever reads says why
+
+    def _pulse(self) -> None:
+        while True:
+            self.send(Ping(sent_ns=clock.monotonic_ns()))
+            if self._ended.wait(_PULSE):
+                return
+            silent = clock.monotonic() - self._heard
+            if silent > self._silence:
+                self._end(f"nothing was heard of it for {silent:.0f} s")
+                return

@@ -1,0 +1,235 @@
+"""The controllers that follow the first one, as that one knows them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import threading
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import Any, Final
+
+from pytest_elastic import clock, kernel
+from pytest_elastic.channel import limit_waits
+from pytest_elastic.cluster.link import Link
+from pytest_elastic.cluster.messages import Collected, Hello, OfLaunch, Refused, Welcome
+from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
+from pytest_elastic.controller.nodes import NodeLost
+
+_PROOF: Final = 10.0
+"""Seconds that a caller gets to prove itself, and to say who it is."""
+_MEASURE: Final = 5.0
+
+
+class FollowingController:
+    """One controller that follows, from its first word to its loss.
+
+    Attributes:
+        hello: What it said of itself.
+        collected: What it has collected, or ``None`` as long as it has not said so.
+        lost: Why nothing more is to come, or an empty text.
+        local_address: Address of this machine by which it is reached.
+    """
+
+    def __init__(self, hello: Hello, local_address: str, changed: threading.Condition) -> None:
+        self.hello: Final = hello
+        self.local_address: Final = local_address
+        self.collected: Collected | None = None
+        self.lost = ""
+        self.link: Link | None = None
+        self._changed = changed
+        self._launches: dict[str, Callable[[Any], None]] = {}
+
+    @property
+    def host(self) -> str:
+        """Name of its machine."""
+        return self.hello.host
+
+    @property
+    def shift_ns(self) -> int:
+        """What is added to its clock to have that of this machine."""
+        if self.hello.clock == clock_of_this_machine() or self.link is None:
+            return 0
+        self.link.measured.wait(_MEASURE)
+        return self.link.shift_ns
+
+    def open(self, launch: str, hear: Callable[[Any], None]) -> None:
+        """Have what it says of a launch be heard, and its loss."""
+        with self._changed:
+            self._launches[launch] = hear
+            lost = self.lost
+        if lost:
+            hear(NodeLost(lost))
+
+    def close(self, launch: str) -> None:
+        """Have nothing more be heard of a launch."""
+        with self._changed:
+            self._launches.pop(launch, None)
+
+    def tell(self, message: object) -> None:
+        """Send it a message, soon."""
+        if self.link is not None:
+            self.link.send(message)
+
+    def hear(self, message: object) -> None:
+        """Take what it says."""
+        if isinstance(message, Collected):
+            with self._changed:
+                self.collected = message
+                self._changed.notify_all()
+        elif isinstance(message, OfLaunch):
+            with self._changed:
+                hear = self._launches.get(message.launch)
+            if hear is not None:
+                hear(message)
+
+    def lose(self, reason: str) -> None:
+        """Take note that nothing more is to come."""
+        with self._changed:
+            if self.lost:
+                return
+            self.lost = reason
+            launches = list(self._launches.values())
+            self._changed.notify_all()
+        for hear in launches:
+            hear(NodeLost(reason))
+
+
+class Members:
+    """All controllers that follow. Callers are taken in threads of their own.
+
+    Args:
+        listener: Where they call.
+        key: Key of the run.
+        size: How many controllers there are, this one included.
+        run: Name of the run.
+        silence: Seconds without a word after which one counts as lost.
+
+    Attributes:
+        changed: Notified when one has come, has collected, or is lost.
+        refusals: Why callers were turned away, a line each.
+    """
+
+    def __init__(self, listener: socket.socket, key: bytes, *, size: int, run: str, silence: float) -> None:
+        self._listener = listener
+        self._key = key
+        self._size = size
+        self._run = run
+        self._silence = silence
+        self._there: dict[int, FollowingController] = {}
+        self._closed = False
+        self._owner = kernel.own_pid()
+        self.changed: Final = threading.Condition()
+        self.refusals: Final[list[str]] = []
+        self._thread = threading.Thread(target=self._accept, name="elastic-members", daemon=True)
+        self._thread.start()
+
+    def get(self, rank: int) -> FollowingController | None:
+        """Return a controller, which may be lost; ``None`` if it has not come so far."""
+        with self.changed:
+            return self._there.get(rank)
+
+    def wait(self, reached: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so, which may change whenever :attr:`changed` is notified."""
+        until = clock.monotonic() + seconds
+        with self.changed:
+            while not reached():
+                left = until - clock.monotonic()
+                if left <= 0:
+                    return False
+                self.changed.wait(min(left, 0.5))  # a wait without a time-out does not let Ctrl-C through everywhere
+        return True
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._greet, args=(caller,), name="elastic-greeting", daemon=True).start()
+
+    def _greet(self, caller: socket.socket) -> None:
+        try:
+            with caller:
+                caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                limit_waits(caller, _PROOF)
+                connection = Connection(os.dup(caller.fileno()))
+                local = str(caller.getsockname()[0])
+                try:
+                    deliver_challenge(connection, self._key)
+                    answer_challenge(connection, self._key)
+                    hello = pickle.loads(connection.recv_bytes())
+                    reason = self._refusal(hello)
+                    connection.send_bytes(pickle.dumps(Refused(reason=reason) if reason else Welcome(run=self._run)))
+                except BaseException:
+                    connection.close()
+                    raise
+                limit_waits(caller, 0)
+        except (AuthenticationError, EOFError, OSError):
+            return  # nobody, or somebody else
+        if reason:
+            connection.close()
+            with self.changed:
+                self.refusals.append(reason)
+                self.changed.notify_all()
+            return
+        self._welcome(hello, connection, local)
+
+    def _refusal(self, hello: object) -> str:
+        if not isinstance(hello, Hello):
+            return f"a caller said {type(hello).__name__}, not who it is"
+        who = f"{hello.host} (pid {hello.pid})"
+        if not 0 < hello.rank < self._size or hello.size != self._size:
+            return (
+                f"{who} says that it is number {hello.rank} of {hello.size} pytest processes, but there are "
+                f"{self._size}; start all of them alike"
+            )
+        here = versions()
+        theirs = hello.versions
+        differing = [f"{name} {theirs.get(name)}, not {own}" for name, own in here.items() if theirs.get(name) != own]
+        if differing:
+            return f"{who} has {', '.join(differing)}; install the same versions on every node"
+        return ""
+
+    def _welcome(self, hello: Hello, connection: Connection, local: str) -> None:
+        member = FollowingController(hello, local, self.changed)
+        member.link = Link(connection, silence=self._silence, hear=member.hear, lost=member.lose)
+        with self.changed:
+            before = self._there.get(hello.rank)
+            closed = self._closed
+        if before is not None:
+            before.lose("it was started again")
+            if before.link is not None:
+                before.link.close()
+        if closed:
+            connection.close()
+            return
+        with self.changed:
+            self._there[hello.rank] = member
+            member.link.start()
+            self.changed.notify_all()
+
+    def close(self, last: object, drain: float) -> None:
+        """Say a last word to everybody, and hang up.
+
+        Args:
+            last: The word.
+            drain: Seconds that it gets to go out.
+        """
+        if kernel.own_pid() != self._owner:
+            return
+        with self.changed:
+            self._closed = True
+            members = list(self._there.values())
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for member in members:
+            member.tell(last)
+        for member in members:
+            if member.link is not None:
+                member.link.close(drain=drain)
+        self._thread.join(1.0)
