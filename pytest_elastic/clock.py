@@ -32,7 +32,7 @@ def shift_by(nanoseconds: int) -> None:
     Args:
         nanoseconds: What is added to this machine's.
     """
-    global monotonic_ns  # noqa: PLW0603 (everybody looks it up here)
+    global monotonic_ns
     if nanoseconds:
         own = monotonic_ns
         monotonic_ns = partial(_shifted, own, nanoseconds)

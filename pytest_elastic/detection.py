@@ -63,21 +63,28 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         parametrize_lists(metafunc)
 
 
-def take_place(config: pytest.Config) -> None:
-    """Make this session one of several, where a launcher has started one on each node, or for each rank."""
-    if role(config) != "controller" or is_xdist_worker(config) or only_looks(config) or config.option.help:
-        return
+def take_place(config: pytest.Config) -> int | None:
+    """Make this session one of several, where a launcher has started one on each node, or for each rank.
+
+    Returns:
+        The exit code of one that follows another, when that has ended; else ``None``.
+    """
+    if role(config) != "controller" or is_xdist_worker(config) or config.option.help:
+        return None
     nodes = config.getoption("elastic_nodes", None) or config.getini("elastic_nodes")
     if not nodes and not any(name in os.environ for name in _OF_LAUNCHERS):
-        return
+        return None
     from pytest_elastic.cluster.membership import find_membership
 
     given = read_options(config)
     membership = find_membership(os.environ, given)
-    if membership is not None:
-        from pytest_elastic.cluster.plugins import join
+    if membership is None:
+        return None
+    if only_looks(config):
+        return int(pytest.ExitCode.OK) if membership.rank else None
+    from pytest_elastic.cluster.plugins import join
 
-        join(config, membership, given)
+    return join(config, membership, given)
 
 
 def look_ahead(path: Path, config: pytest.Config) -> None:

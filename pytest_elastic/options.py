@@ -33,6 +33,7 @@ class Setting(NamedTuple):
         launch: It is an argument of the marker and of ``elastic_launch``.
         flag: The option takes no value.
         metavar: Placeholder in ``--help``.
+        in_ini: It has an ini key.
         show: Returns a value that is not allowed as an error shows it.
     """
 
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
     launch: bool = True
     flag: bool = False
     metavar: str | None = None
+    in_ini: bool = True
     show: Callable[[object], str] = one_line
 
     @property
@@ -103,6 +105,20 @@ def _name(value: object) -> bool:
 
 def _path(value: object) -> bool:
     return isinstance(value, str) and value.strip() != "" and is_encodable(value)
+
+
+def _endpoint(value: object) -> bool:
+    return isinstance(value, str) and split_endpoint(value) is not None
+
+
+def split_endpoint(text: str) -> tuple[str, int] | None:
+    """Return host and port of ``host:port`` or ``[IPv6 address]:port``, or ``None`` if it is neither."""
+    # A number alone would be taken for an address in a form that nobody writes.
+    name = r"(?=[^:]*[A-Za-z])[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
+    match = re.fullmatch(rf"(?:({name})|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]):([0-9]{{1,5}})", text)
+    if match is None or not 0 < int(match[3]) < 2**16:
+        return None
+    return match[1] or match[2], int(match[3])
 
 
 def is_encodable(text: str) -> bool:
@@ -398,6 +414,79 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             option=False,
             launch=False,
         ),
+        Setting(
+            name="nodes",
+            default=None,
+            allowed="an int >= 1",
+            check=_integer(1),
+            parse=int,
+            help="on how many nodes this session runs, with one pytest on each (default: as the launcher says, be it "
+            "torchrun, srun or mpirun; without one 1)",
+            launch=False,
+            metavar="N",
+        ),
+        Setting(
+            name="node_rank",
+            default=None,
+            allowed="an int >= 0",
+            check=_integer(0),
+            parse=int,
+            help="which of the --elastic-nodes this is, from 0",
+            launch=False,
+            metavar="R",
+            in_ini=False,  # the nodes share the file
+        ),
+        Setting(
+            name="rdzv_endpoint",
+            default=None,
+            allowed='"host:port" of the first node, with an IPv6 address in brackets',
+            check=_endpoint,
+            parse=str,
+            help="where the pytest of the first node listens for those of the others (default: as the launcher says)",
+            launch=False,
+            metavar="HOST:PORT",
+        ),
+        Setting(
+            name="key_file",
+            default=None,
+            allowed="the path of a file",
+            check=lambda value: value is None or _path(value),
+            parse=str,
+            help="file with the key by which the nodes know each other (default: PYTEST_ELASTIC_KEY, or a key that is "
+            "made once in ~/.cache/pytest-elastic)",
+            launch=False,
+            metavar="FILE",
+        ),
+        Setting(
+            name="node_timeout",
+            default=10.0,
+            allowed="seconds > 0",
+            check=lambda value: value is not None and _seconds(value),
+            parse=float,
+            help="after how many seconds of silence a node is lost",
+            launch=False,
+            metavar="SECONDS",
+        ),
+        Setting(
+            name="join_timeout",
+            default=300.0,
+            allowed="seconds > 0",
+            check=lambda value: value is not None and _seconds(value),
+            parse=float,
+            help="for how many seconds nodes wait for each other when the session begins",
+            launch=False,
+            metavar="SECONDS",
+        ),
+        Setting(
+            name="pack",
+            default=False,
+            allowed="true or false",
+            check=lambda value: isinstance(value, bool),
+            parse=_boolean,
+            help="run tests that need fewer nodes than there are side by side on different ones",
+            launch=False,
+            flag=True,
+        ),
     )
 }
 BLOCK_PLUGINS: Final = "elastic_block_plugins"
@@ -415,7 +504,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group = parser.getgroup("elastic", "tests on many ranks (pytest-elastic)")
     for setting in SETTINGS.values():
-        parser.addini(setting.ini, f"{setting.help} (default: {setting.default!r})", type="string", default=None)
+        if setting.in_ini:
+            parser.addini(setting.ini, f"{setting.help} (default: {setting.default!r})", type="string", default=None)
         if setting.flag:
             group.addoption(
                 setting.flag_name,
@@ -429,6 +519,18 @@ def add_options(parser: pytest.Parser) -> None:
             group.addoption(
                 setting.flag_name, dest=setting.ini, metavar=setting.metavar, default=None, help=setting.help
             )
+
+
+_SIGNS: Final = ("TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_STEP_ID")
+_PLACES: Final = ("nodes", "node_rank", "rdzv_endpoint")
+
+
+def may_be_member(environ: Mapping[str, str], given: Mapping[str, Given]) -> bool:
+    """Tell whether this may be one of many pytest processes that make one session; most often there is no sign of it.
+
+    What it really is tells :func:`pytest_elastic.cluster.membership.find_membership`, which is not imported before.
+    """
+    return any(name in environ for name in _SIGNS) or any(name in given for name in _PLACES)
 
 
 class Given(NamedTuple):
@@ -454,7 +556,7 @@ def read_options(config: pytest.Config) -> dict[str, Given]:
     given = {}
     for setting in SETTINGS.values():
         text, source = config.getoption(setting.ini, None), setting.flag_name
-        if text is None:
+        if text is None and setting.in_ini:
             text, source = config.getini(setting.ini), f"ini {setting.ini}"
         if text is None or (text == "" and source != setting.flag_name):
             continue

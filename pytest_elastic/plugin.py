@@ -51,9 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Find out whether this is one of several sessions that a launcher has started."""
-    detection.take_place(config)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Find out whether this is one of several sessions that a launcher has started, and follow the first one."""
+    return detection.take_place(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,3 +22,10 @@ def host_store() -> None:
     from pytest_elastic.agent.store_host import host
 
     host()
+
+
+def tell_collection(file: str) -> None:
+    """Write what the preloaded server has collected, for controllers on other machines."""
+    from pytest_elastic.worker.collection import tell
+
+    tell(file)

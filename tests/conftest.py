@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,10 +39,29 @@ _WITHOUT_THE_OTHERS = " ".join(f"-p no:{name}" for name in (*OTHERS, "hypothesis
 """Nor the one that only this suite itself uses, which takes a quarter of the time of a small session."""
 
 
+_LAUNCHERS = (
+    *("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "JOB_COMPLETION_INDEX"),
+    *("PYTEST_ELASTIC_MEMBER", "PYTEST_ELASTIC_KEY"),
+)
+"""What launchers set, and what pytest itself has set if it is one of their processes."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def inner_sessions_load_what_they_ask_for() -> None:
     """Have inner sessions load the plugins that a test asks for with ``-p``, not all that are installed."""
     os.environ["PYTEST_ADDOPTS"] = _WITHOUT_THE_OTHERS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_launcher_of_this_suite_is_seen() -> Iterator[None]:
+    """Have inner sessions be on their own, also where this suite itself runs under torchrun, srun or mpirun."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name in _LAUNCHERS or name.startswith(("TORCHELASTIC_RUN", "SLURM_", "OMPI_COMM_", "PMI_", "PMIX_")):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture

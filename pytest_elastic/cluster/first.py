@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock
 from pytest_elastic.cluster.key import derive
-from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.meeting import Listening, listen
+from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.members import FollowingController, Members
-from pytest_elastic.cluster.messages import Release
+from pytest_elastic.cluster.messages import Collect, Release
 from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
-from pytest_elastic.controller.site import HERE, Member, Site, TooFewNodesError
+from pytest_elastic.controller.site import HERE, Site, TooFewNodesError
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.messages import Seats
+from pytest_elastic.messages import PreloadOrder, Seats
 from pytest_elastic.spec import LaunchSpec
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class FirstController:
             self._listening.socket, derive(key, "link"), size=membership.size, run=run, silence=silence
         )
         self._tests: tuple[str, ...] = ()
+        self._collect: Collect | None = None
+        self._members.came = self._have_collected
 
     @property
     def hosts(self) -> list[str]:
@@ -83,14 +85,27 @@ class FirstController:
         others = [self._members.get(rank) for rank in range(1, self.membership.size)]
         return [socket.gethostname(), *(other.host if other is not None else "" for other in others)]
 
-    def wait_for_all(self, tests: tuple[str, ...]) -> None:
+    def _have_collected(self, member: FollowingController) -> None:
+        if self._collect is not None:
+            member.tell(self._collect)
+
+    def wait_for_all(self, tests: tuple[str, ...], order: PreloadOrder) -> None:
         """Wait until all others have come and collected, and compare what that is with the tests here.
+
+        Args:
+            tests: Node ids of the files with tests that run on ranks, sorted.
+            order: What the preloaded server collects.
 
         Raises:
             MembersMissingError: Some have not come.
             DifferentTestsError: Some have collected others.
         """
         self._tests = tests
+        with self._members.changed:
+            self._collect = Collect(order=order)
+            for rank in range(1, self.membership.size):
+                if (member := self._members.get(rank)) is not None:
+                    member.tell(self._collect)
         ranks = range(1, self.membership.size)
 
         def settled(rank: int) -> bool:
@@ -230,6 +245,3 @@ class FirstController:
         """Let the others end with an exit code, and wait until they know."""
         self._members.close(Release(exitcode=exitcode), _RELEASE)
         self._listening.close()
-
-
-__all__ = ["FirstController", "Member"]

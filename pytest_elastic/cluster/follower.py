@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import queue
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_elastic import clock
+from pytest_elastic import clock, tasks
 from pytest_elastic.channel import limit_waits
+from pytest_elastic.cluster.addresses import Address
 from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.link import Link
-from pytest_elastic.cluster.meeting import Address, MeetingError, reach_first
+from pytest_elastic.cluster.meeting import MeetingError, reach_first
 from pytest_elastic.cluster.member import Membership
-from pytest_elastic.cluster.messages import Collected, Hello, Refused, Release, StartAgent, ToLaunch
+from pytest_elastic.cluster.messages import Collect, Collected, Hello, Refused, Release, StartAgent, ToLaunch
 from pytest_elastic.cluster.node_launch import NodeLaunch
 from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.forking import Task
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.run import ElasticRun
@@ -69,7 +74,6 @@ class Follower:
         self._launches: dict[str, NodeLaunch] = {}
         self._link: Link | None = None
         self._address = ""
-        self._collected: Collected | None = None
 
     def join(self) -> None:
         """Find the first controller, and tell it who this one is.
@@ -89,8 +93,6 @@ class Follower:
         link = Link(connection, silence=self._silence, hear=news.put, lost=lambda reason: news.put(_Lost(reason)))
         self._link = link
         link.start()
-        if self._collected is not None:
-            link.send(self._collected)
 
     def _greet(self, sock: socket.socket, *, again: bool) -> Connection:
         me = self._membership
@@ -123,12 +125,6 @@ class Follower:
         sock.close()
         return connection
 
-    def collected(self, tests: tuple[str, ...], trouble: str) -> None:
-        """Tell what this controller has collected."""
-        self._collected = Collected(tests=tests, trouble=trouble)
-        if self._link is not None:
-            self._link.send(self._collected)
-
     def serve(self, run: ElasticRun) -> int:
         """Start and end what the first controller says, until it has no more use for this one.
 
@@ -150,6 +146,11 @@ class Follower:
                 self._log(f"the first controller was lost: {message.reason}; what it had started here is ended")
                 self._end_all()
                 self._come_back(message.reason)
+            elif isinstance(message, Collect):
+                self._collecting = threading.Thread(
+                    target=self._collect, args=(message, run), name="elastic-collecting", daemon=True
+                )
+                self._collecting.start()
             elif isinstance(message, StartAgent):
                 self._start(message, run)
             elif isinstance(message, ToLaunch):
@@ -164,6 +165,37 @@ class Follower:
                 return self._news.get(timeout=0.5)  # a wait without a time-out does not let Ctrl-C through everywhere
             except queue.Empty:
                 continue
+
+    def _collect(self, wanted: Collect, run: ElasticRun) -> None:
+        link = self._link
+        try:
+            run.follow(wanted.order)
+            collected = self._ask_server(run)
+        except (ElasticError, OSError) as error:
+            collected = Collected(tests=(), trouble=str(error))
+        if link is not None:
+            link.send(collected)
+
+    def _ask_server(self, run: ElasticRun) -> Collected:
+        """Have the server say what it has collected; it does so when it has."""
+        server = run.server_for(torch_only=False)
+        file = run.directory / "collected.json"
+        try:
+            status = server.fork(
+                Task("collection", tasks.tell_collection, (str(file),)), cwd=os.getcwd(), sys_path=sys.path, fds=[]
+            )
+            try:
+                while os.read(status, 16):
+                    pass
+            finally:
+                os.close(status)
+        finally:
+            server.leave()
+        try:
+            told = json.loads(file.read_text())
+        except (OSError, ValueError):
+            raise ElasticError(f"the preloaded server died: {server.how_it_died()}\n{server.last_words()}") from None
+        return Collected(tests=tuple(told["tests"]), trouble=told["trouble"])
 
     def _start(self, order: StartAgent, run: ElasticRun) -> None:
         link = self._link

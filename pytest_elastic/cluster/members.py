@@ -111,6 +111,7 @@ class Members:
     Attributes:
         changed: Notified when one has come, has collected, or is lost.
         refusals: Why callers were turned away, a line each.
+        came: Is told of each controller that has come, with ``changed`` held.
     """
 
     def __init__(self, listener: socket.socket, key: bytes, *, size: int, run: str, silence: float) -> None:
@@ -122,8 +123,9 @@ class Members:
         self._there: dict[int, FollowingController] = {}
         self._closed = False
         self._owner = kernel.own_pid()
-        self.changed: Final = threading.Condition()
+        self.changed: Final = threading.Condition(threading.RLock())
         self.refusals: Final[list[str]] = []
+        self.came: Callable[[FollowingController], None] = lambda _: None
         self._thread = threading.Thread(target=self._accept, name="elastic-members", daemon=True)
         self._thread.start()
 
@@ -210,6 +212,7 @@ class Members:
         with self.changed:
             self._there[hello.rank] = member
             member.link.start()
+            self.came(member)
             self.changed.notify_all()
 
     def close(self, last: object, drain: float) -> None:

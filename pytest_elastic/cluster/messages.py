@@ -1,10 +1,10 @@
-"""What the controllers of a run say to each other, pickled over links whose two ends have proven that they hold its key."""
+"""What the controllers of a run say to each other, over links whose two ends have proven that they hold its key."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_elastic.messages import AgentOrder, RankOrder
+from pytest_elastic.messages import AgentOrder, PreloadOrder, RankOrder
 
 # --- from either end ----------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class Collected:
     """What a controller has collected.
 
     Attributes:
-        tests: Node ids, sorted.
+        tests: Node ids of the files that were to be collected, sorted.
         trouble: What went wrong, or an empty text.
     """
 
@@ -187,6 +187,17 @@ class Welcome:
     """
 
     run: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collect:
+    """Collect what the first controller has collected.
+
+    Attributes:
+        order: What its own preloaded server is told.
+    """
+
+    order: PreloadOrder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

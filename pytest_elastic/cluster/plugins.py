@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import pytest
 
-from pytest_elastic import kernel
 from pytest_elastic.cluster.first import DifferentTestsError, FirstController, MembersMissingError
 from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
 from pytest_elastic.cluster.key import cluster_key
@@ -20,14 +19,19 @@ from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.membership import give_back, take
 from pytest_elastic.controller.holding import run_of
+from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.options import SETTINGS, Given
 
 _LOST: Final = int(pytest.ExitCode.INTERNAL_ERROR)
 """Exit code of a controller whose first one is gone."""
 
 
-def join(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> None:
+def join(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> int | None:
     """Make a session one of several.
+
+    Returns:
+        The exit code of a controller that follows, when it has been released; ``None`` for the first one, whose session
+        is yet to run.
 
     Raises:
         pytest.UsageError: It cannot be.
@@ -40,37 +44,26 @@ def join(config: pytest.Config, membership: Membership, given: dict[str, Given])
     key = cluster_key(os.environ, given)
     take(membership)
     config.add_cleanup(lambda: give_back(membership))
-    plugin = FirstPlugin if membership.rank == 0 else FollowerPlugin
     if membership.rank:
-        # Reporters and those that write files leave that to the first one, as they do under pytest-xdist.
-        config.workerinput = {  # type: ignore[attr-defined]
-            "workerid": f"node{membership.rank}",
-            "workercount": membership.size,
-            "testrunuid": membership.run_id,
-            "mainargv": list(sys.argv),
-        }
-        config.option.basetemp = None  # of the first one, which empties it
-    config.pluginmanager.register(plugin(config, membership, key, given), "elastic-cluster")
+        return follow(config, membership, key, given)
+    config.pluginmanager.register(FirstPlugin(membership, key, given), "elastic-cluster")
+    return None
 
 
 def _setting(given: dict[str, Given], name: str) -> Any:
     return given[name].value if name in given else SETTINGS[name].default
 
 
-def _node_ids(session: pytest.Session) -> tuple[str, ...]:
-    return tuple(sorted(item.nodeid for item in session.items))
-
-
 class FirstPlugin:
     """Waits for the others when the tests are collected, and releases them when everything is written."""
 
-    def __init__(self, config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> None:
-        self._config = config
+    def __init__(self, membership: Membership, key: bytes, given: dict[str, Given]) -> None:
         self._membership = membership
         self._key = key
         self._given = given
         self._first: FirstController | None = None
         self._session: pytest.Session | None = None
+        self._found: list[tuple[str, str]] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -94,12 +87,20 @@ class FirstPlugin:
         what = f"{me.size} ranks in place" if me.in_place else f"{me.size} nodes"
         return f"elastic: {what} ({me.launcher})"
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        """Keep the tests before any plugin takes some of them away."""
+        self._found += [(str(item.path), item.nodeid) for item in items]
+        yield
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Wait until the others have collected the same tests."""
         assert self._first is not None
+        run = run_of(session.config)
+        tests = tuple(sorted(nodeid for path, nodeid in self._found if path in run.files))
         try:
-            self._first.wait_for_all(_node_ids(session))
+            self._first.wait_for_all(tests, run.preload_order())
         except MembersMissingError as error:
             raise pytest.UsageError(f"elastic: {error}") from None
         except DifferentTestsError as error:
@@ -118,84 +119,57 @@ class FirstPlugin:
             first.release(int(status))
 
 
-class FollowerPlugin:
-    """Collects, serves, and leaves with the first controller's exit code; nothing is printed."""
+def follow(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int:
+    """Start and end agents and ranks at the word of the first controller; print nothing.
 
-    def __init__(self, config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> None:
-        self._config = config
-        self._membership = membership
-        self._given = given
-        self._owner = kernel.own_pid()
-        self._log: TextIO = io.StringIO()
-        self._exitcode: int | None = None
-        self._trouble: list[str] = []
-        self._follower = Follower(
-            membership,
-            key,
-            silence=_setting(given, "node_timeout"),
-            patience=_setting(given, "join_timeout"),
-            log=lambda line: print(f"elastic: {line}", file=self._log, flush=True),
-        )
+    There is no pytest session in this process: what it would write, the first one writes. The preloaded server has one,
+    a copy of the first one's, as on one machine.
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Write nothing to the terminal, and find the first controller."""
-        directory = self._given.get("log_dir")
-        if directory is not None:
-            path = Path(session.config.invocation_params.dir, str(directory.value))
-            with contextlib.suppress(OSError):
-                path.mkdir(parents=True, exist_ok=True)
-                self._log = (path / f"node-{self._membership.rank}.log").open("a", errors="backslashreplace")
-        reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
-        if reporter is not None:
-            reporter._tw._file = self._log
-        try:
-            self._follower.join()
-        except (MeetingError, RefusedError) as error:
-            text = str(error)
-            raise pytest.UsageError(text if text.startswith("elastic: ") else f"elastic: {text}") from None
+    Returns:
+        The first controller's exit code.
 
-    def pytest_report_header(self) -> str:
-        """Say which one this is, in its log."""
-        me = self._membership
-        return f"elastic: {me} of {me.size} ({me.launcher}), {socket.gethostname()}"
+    Raises:
+        pytest.UsageError: The first controller was not found, or does not want this one.
+    """
+    log = _open_log(config, membership, given)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Take note of what could not be collected."""
-        if report.failed:
-            self._trouble.append(f"{report.nodeid}: {report.longreprtext}")
+    def write(line: str) -> None:
+        print(f"elastic: {membership}: {line}", file=log, flush=True)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell what was collected."""
-        self._follower.collected(_node_ids(session), "")
+    follower = Follower(
+        membership,
+        key,
+        silence=_setting(given, "node_timeout"),
+        patience=_setting(given, "join_timeout"),
+        log=write,
+    )
+    run = ElasticRun(config, given)
+    try:
+        write(f"one of {membership.size} ({membership.launcher}), on {socket.gethostname()}, pid {os.getpid()}")
+        run.start_early()
+        follower.join()
+        code = follower.serve(run)
+        write(f"released with exit code {code}")
+    except (MeetingError, RefusedError) as error:
+        text = str(error)
+        raise pytest.UsageError(text if text.startswith("elastic: ") else f"elastic: {text}") from None
+    except FirstLostError as error:
+        print(f"elastic: {membership}: {error}", file=sys.__stderr__, flush=True)
+        return _LOST
+    except KeyboardInterrupt:
+        return int(pytest.ExitCode.INTERRUPTED)
+    finally:
+        follower.close()
+        run.close()
+        log.close()
+    return code
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Serve the first controller instead of running tests."""
-        try:
-            self._exitcode = self._follower.serve(run_of(session.config))
-        except FirstLostError as error:
-            self._exitcode = _LOST
-            print(f"elastic: {self._membership}: {error}", file=sys.__stderr__, flush=True)
-        return True
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Leave as the first controller does."""
-        if kernel.own_pid() != self._owner:
-            return
-        if self._exitcode is None and self._trouble:
-            # The others are told why before this one ends.
-            self._follower.collected(_node_ids(session), "\n".join(self._trouble))
-        self._follower.close()
-        if self._exitcode is not None:
-            session.exitstatus = self._exitcode
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
-        """Close the log; what went wrong here is shown where there is none."""
-        if self._exitcode is None and isinstance(self._log, io.StringIO) and sys.__stderr__ is not None:
-            sys.__stderr__.write(self._log.getvalue())
-        self._log.close()
+def _open_log(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> TextIO:
+    directory = given.get("log_dir")
+    if directory is not None:
+        path = Path(config.invocation_params.dir, str(directory.value))
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            return (path / f"{str(membership).replace(' ', '-')}.log").open("a", errors="backslashreplace")
+    return open(os.devnull, "w")

@@ -71,6 +71,7 @@ class ElasticRun:
         self._main = os.getppid() if hasattr(config, "workerinput") else None
         self._directory: Path | None = None
         self._state_key = os.urandom(32)
+        self._given_order: PreloadOrder | None = None
         self.cluster: FirstController | None = None
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
@@ -123,7 +124,7 @@ class ElasticRun:
             return
         if files:
             with contextlib.suppress(ElasticError), Scarcity("the preloaded server"):
-                self._server.preload(self._preload_order())
+                self._server.preload(self.preload_order())
         else:
             self.close()
 
@@ -140,7 +141,17 @@ class ElasticRun:
                 if allowed is not None:
                     raise pytest.UsageError(f"{given.source}: got {one_line(given.value)}, expected {allowed}")
 
-    def _preload_order(self) -> PreloadOrder:
+    def follow(self, order: PreloadOrder) -> None:
+        """Have the server of this session collect what that of another machine does."""
+        self._given_order = order
+        self.start_early()
+        assert self._server is not None
+        self._server.preload(order)
+
+    def preload_order(self) -> PreloadOrder:
+        """Return what the server is told."""
+        if self._given_order is not None:
+            return self._given_order
         # Each of the ranks would import it otherwise.
         needed = ("pytest_elastic.worker.traced",) if current_coverage() is not None else ()
         return PreloadOrder(session=self.session_order(self._files), modules=needed, tolerated=frozenset(needed))
@@ -247,7 +258,7 @@ class ElasticRun:
         """
         with self._servers:
             self._server = server = self._living(self._server)
-            server.preload(self._preload_order())
+            server.preload(self.preload_order())
             if torch_only:
                 self._torch_only = server = self._living(self._torch_only, torch_only=True)
             server.enter()
@@ -259,6 +270,11 @@ class ElasticRun:
         if server is not None:
             server.retire()
         return self._start_server(torch_only=torch_only)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files with tests that run on ranks."""
+        return frozenset(self._files)
 
     # --- launches ---
 

@@ -149,6 +149,14 @@ class RankSession:
         more = f" and {len(near) - _MOST_IDS} more" if len(near) > _MOST_IDS else ""
         return f"it has {', '.join(near[:_MOST_IDS])}{more} (do ids differ from collection to collection?)"
 
+    def found_ids(self) -> list[str]:
+        """Return the node ids of all tests, also of those that plugins have deselected, sorted."""
+        return sorted(item.nodeid for item in self._found)
+
+    def failures(self) -> list[str]:
+        """Return what could not be collected, and why."""
+        return [f"{collector}: {text}" for collector, text in self._failures.items()]
+
     def forget_modules(self) -> None:
         """Have the next session of this process import conftests and test modules again."""
         modules = [plugin for plugin in self.config.pluginmanager.get_plugins() if _is_conftest(plugin)]

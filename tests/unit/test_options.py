@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pytest_elastic.options import SETTINGS, Setting, read_options
+from pytest_elastic.options import SETTINGS, Given, Setting, may_be_member, read_options, split_endpoint
 
 GOOD: dict[str, tuple[str, Any]] = {
     "nproc": ("4", 4),
@@ -28,6 +28,12 @@ GOOD: dict[str, tuple[str, Any]] = {
     "controller_fixtures": ("docker_services, db_url\nother", ("docker_services", "db_url", "other")),
     "spawn": ("forkserver", "forkserver"),
     "preload": ("auto, package.part\nother", ("auto", "package.part", "other")),
+    "nodes": ("2", 2),
+    "node_rank": ("1", 1),
+    "rdzv_endpoint": ("[::1]:29400", "[::1]:29400"),
+    "key_file": ("key", "key"),
+    "node_timeout": ("2.5", 2.5),
+    "pack": ("on", True),
 }
 BAD = {
     "nproc": "2.5",
@@ -51,6 +57,12 @@ BAD = {
     "controller_fixtures": "db.url",
     "spawn": "fork",
     "preload": "a-b",
+    "nodes": "0",
+    "node_rank": "-1",
+    "rdzv_endpoint": "::1:29400",
+    "key_file": "",
+    "node_timeout": "0",
+    "pack": "perhaps",
 }
 
 
@@ -78,7 +90,13 @@ def test_every_setting_is_tried() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_from_the_ini_file(name: str) -> None:
     text, value = GOOD[name]
-    assert read(ini={f"elastic_{name}": text}) == {name: value}
+    assert read(ini={f"elastic_{name}": text}) == ({name: value} if SETTINGS[name].in_ini else {})
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS.values() if setting.option])
+def test_a_setting_from_an_option(name: str) -> None:
+    text, value = GOOD[name]
+    assert read(options={f"elastic_{name}": text}) == {name: value}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -95,7 +113,7 @@ def test_a_bad_setting_is_one_line_that_names_its_source(setting: Setting) -> No
     for kwargs, source in (
         ({"ini": {setting.ini: BAD[setting.name]}}, f"ini {setting.ini}"),
         ({"options": {setting.ini: BAD[setting.name]}}, setting.flag_name),
-    ):
+    )[0 if setting.in_ini else 1 :]:
         with pytest.raises(pytest.UsageError) as error:
             read(**kwargs)
         assert str(error.value) == f"{source}: got {BAD[setting.name]!r}, expected {setting.allowed}"
@@ -124,6 +142,12 @@ def test_option_names() -> None:
         "--elastic-log-dir",
         "--elastic-pdb-rank",
         "--elastic-spawn",
+        "--elastic-nodes",
+        "--elastic-node-rank",
+        "--elastic-rdzv-endpoint",
+        "--elastic-key-file",
+        "--elastic-node-timeout",
+        "--elastic-pack",
     }
 
 
@@ -135,3 +159,42 @@ def test_an_empty_option_is_refused_and_an_empty_ini_key_is_none(setting: Settin
     with pytest.raises(pytest.UsageError) as error:
         read(options={setting.ini: ""})
     assert str(error.value) == f"{setting.flag_name}: got '', expected {setting.allowed}"
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("head:29400", ("head", 29400)),
+        ("node-1.pods.default.svc.cluster.local:1", ("node-1.pods.default.svc.cluster.local", 1)),
+        ("10.0.0.1:65535", ("10.0.0.1", 65535)),
+        ("[::1]:29400", ("::1", 29400)),
+        ("[fe80::1:2]:80", ("fe80::1:2", 80)),
+        ("[::ffff:10.0.0.1]:80", ("::ffff:10.0.0.1", 80)),
+        ("head", None),
+        ("head:", None),
+        (":29400", None),
+        ("head:0", None),
+        ("head:65536", None),
+        ("head:٣", None),
+        ("::1:29400", None),
+        ("1:29400", None),
+        ("10.1:29400", None),
+        ("[::1]", None),
+        ("[head]:29400", None),
+        ("-head:29400", None),
+        ("tcp://head:29400", None),
+        ("a b:29400", None),
+        ("head:29400\n", None),
+    ],
+)
+def test_endpoints(text: str, split: tuple[str, int] | None) -> None:
+    assert split_endpoint(text) == split
+
+
+def test_a_look_at_a_few_names_tells_whether_there_may_be_other_members() -> None:
+    assert not may_be_member({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "SLURM_JOB_ID": "1"}, {})
+    assert not may_be_member({"JOB_COMPLETION_INDEX": "1"}, {"nproc": Given(2, "--elastic-nproc")})
+    for name in ("TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_STEP_ID"):
+        assert may_be_member({name: ""}, {})
+    for name in ("nodes", "node_rank", "rdzv_endpoint"):
+        assert may_be_member({}, {name: Given(2, "--elastic-x")})
