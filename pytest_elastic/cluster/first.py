@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _RELEASE: Final = 1.0
 """Seconds that the last word to the others gets to go out."""
+_STAY: Final = 1.0
+"""Seconds for which the others wait for the end of this process, to end after it."""
 _SHOWN: Final = 20
 """Lines of a difference that are shown."""
 
@@ -243,5 +245,5 @@ class FirstController:
 
     def release(self, exitcode: int) -> None:
         """Let the others end with an exit code, and wait until they know."""
-        self._members.close(Release(exitcode=exitcode), _RELEASE)
+        self._members.close(Release(exitcode=exitcode), _RELEASE, stay=_STAY)
         self._listening.close()

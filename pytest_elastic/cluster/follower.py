@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from pytest_elastic.controller.run import ElasticRun
 
 _PROOF: Final = 10.0
+_STAY: Final = 1.0
 _ENDING: Final = 10.0
 """Seconds that launches get to leave nothing when nobody wants to know of them any more."""
+_TRY: Final = 0.5
+_REFUSALS: Final = 2
 _SILENT_AGAIN: Final = 3.0
 """How many times the silence after which the first controller counts as lost it is looked for again."""
 
@@ -159,6 +163,13 @@ class Follower:
                     launch.take(message)
             self._forget_those_that_are_over()
 
+    def outlast_first(self) -> None:
+        """Wait until the first controller has ended, or hung up: launchers blame whoever ends first."""
+        until = clock.monotonic() + _STAY
+        while (left := until - clock.monotonic()) > 0 and self._link is not None and self._link.open:
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=left)
+
     def _next(self) -> Any:
         while True:
             try:
@@ -226,15 +237,23 @@ class Follower:
         if self._link is not None:
             self._link.close()
             self._link = None
-        try:
-            self._connect(self._silence * _SILENT_AGAIN, again=True)
-        except (MeetingError, RefusedError) as error:
-            raise FirstLostError(f"the first controller was lost ({reason}) and did not come back: {error}") from None
-        self._log("the first controller is there again")
+        until = clock.monotonic() + self._silence * _SILENT_AGAIN
+        refusals = 0
+        while True:
+            try:
+                self._connect(_TRY, again=True)
+            except (MeetingError, RefusedError) as error:
+                # Where its machine answers that nobody listens, it has ended.
+                refusals = refusals + 1 if "refused" in str(error) else 0
+                if isinstance(error, MeetingError) and refusals < _REFUSALS and clock.monotonic() < until:
+                    continue
+                raise FirstLostError(f"the first controller was lost ({reason}) and is not there any more") from None
+            self._log("the first controller is there again")
+            return
 
     def close(self) -> None:
         """End everything, and hang up."""
         self._end_all()
         if self._link is not None:
-            self._link.close(drain=0.2)
+            self._link.close()
             self._link = None

@@ -84,15 +84,13 @@ class Link:
         """Nothing is known of its end."""
         return not self._ended.is_set()
 
-    def close(self, *, drain: float = 0.0) -> None:
-        """Hang up.
-
-        Args:
-            drain: Seconds that what was sent before gets to go out.
-        """
+    def drain(self, seconds: float) -> None:
+        """Send nothing more, and wait for some seconds at most until what was sent before has gone out."""
         self._outgoing.put(None)
-        if drain:
-            self._threads[1].join(drain)
+        self._threads[1].join(seconds)
+
+    def close(self) -> None:
+        """Hang up."""
         self._end(None)
         if threading.current_thread() not in self._threads:
             for thread in self._threads:

@@ -215,12 +215,15 @@ class Members:
             self.came(member)
             self.changed.notify_all()
 
-    def close(self, last: object, drain: float) -> None:
-        """Say a last word to everybody, and hang up.
+    def close(self, last: object, drain: float, stay: float) -> None:
+        """Say a last word to everybody; hang up later, or when this process ends.
+
+        Launchers blame whoever ends first, and end the others: that is to be the first controller.
 
         Args:
             last: The word.
             drain: Seconds that it gets to go out.
+            stay: Seconds until this process hangs up, if it lives for so long.
         """
         if kernel.own_pid() != self._owner:
             return
@@ -230,9 +233,16 @@ class Members:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for member in members:
-            member.tell(last)
-        for member in members:
-            if member.link is not None:
-                member.link.close(drain=drain)
+        links = [member.link for member in members if member.link is not None]
+        for link in links:
+            link.send(last)
+        for link in links:
+            link.drain(drain)
         self._thread.join(1.0)
+
+        def hang_up() -> None:
+            threading.Event().wait(stay)
+            for link in links:
+                link.close()
+
+        threading.Thread(target=hang_up, name="elastic-hanging-up", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Generator
@@ -150,6 +151,10 @@ def follow(config: pytest.Config, membership: Membership, key: bytes, given: dic
         follower.join()
         code = follower.serve(run)
         write(f"released with exit code {code}")
+        # Once the first one has ended, a launcher may end the others before they do.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        run.close()
+        follower.outlast_first()
     except (MeetingError, RefusedError) as error:
         text = str(error)
         raise pytest.UsageError(text if text.startswith("elastic: ") else f"elastic: {text}") from None

@@ -376,7 +376,8 @@ class ElasticItem:
         if hasattr(report.longrepr, "addsection") and (
             self._interrupted or (told is not None and told.kind == "disagreed")
         ):
-            merge.put_others(report.longrepr, describe_others(record.last_world(), None))
+            ranks = record.last_world()
+            merge.put_others(report.longrepr, describe_others(ranks, None), ranks)
 
     def _place_skip(self, report: pytest.TestReport, record: LaunchRecord) -> None:
         """Say where the ranks skipped, as pytest says it of a plain test."""

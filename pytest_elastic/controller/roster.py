@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_elastic import kernel
@@ -111,7 +112,8 @@ class Roster:
 
     def rank_records(self, directory: Path) -> tuple[RankRecord, ...]:
         """Return what is known of the ranks, for the verdict."""
-        return tuple(rank.record(directory) for rank in self.ranks())
+        hosts = {agent.order.node: agent.host for agent in self.agents}
+        return tuple(replace(rank.record(directory), host=hosts.get(rank.id.node, "")) for rank in self.ranks())
 
     def agent_records(self) -> tuple[AgentRecord, ...]:
         """Return what is known of the agents, for the verdict."""

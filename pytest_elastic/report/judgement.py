@@ -13,9 +13,9 @@ from pytest_elastic.messages import RankReport
 from pytest_elastic.report.culprit import Blame, blame_for, blame_of, died_late, ended_by_us
 from pytest_elastic.report.describe import one_line, shortened, what_happened
 from pytest_elastic.report.endings import ending
+from pytest_elastic.report.hosts import named
 from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
-from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.text import taken_along
 from pytest_elastic.report.verdict import agent_error, judge, load_exception, not_preloaded
 
@@ -133,8 +133,9 @@ def _ended_by_nodes(record: LaunchRecord, culprit: Culprit | None) -> Exception 
     lost = agent_at_fault(record, culprit.blame, culprit.time_ns or record.ended_ns)
     if lost is None:
         return None
-    others = describe_others([rank for rank in record.last_world() if rank.id.node != lost.node], None)
-    told = taken_along(lost, record) + "".join(f"; {fold(numbers)} {what}" for numbers, what, _ in others)
+    ranks = record.last_world()
+    others = describe_others([rank for rank in ranks if rank.id.node != lost.node], None)
+    told = taken_along(lost, record) + "".join(f"; {named(numbers, ranks)} {what}" for numbers, what, _ in others)
     return agent_error(lost, record, judge(record).result, told.replace(" (collateral)", ""))
 
 
@@ -311,7 +312,7 @@ def _alike(one: Culprit, other: Culprit) -> bool:
 
 def _rank_by_rank(ranks: Sequence[RankRecord]) -> str:
     groups = sorted(describe_others(ranks, None), key=lambda group: _ODD_FIRST.get(group[1].partition(":")[0], 1))
-    return "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in groups)
+    return "; ".join(f"{named(numbers, ranks)} {what}" for numbers, what, _ in groups)
 
 
 def _first_expected(ranks: Sequence[RankRecord]) -> RankReport | None:

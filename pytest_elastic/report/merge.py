@@ -12,9 +12,10 @@ import pytest
 
 from pytest_elastic.compat import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
 from pytest_elastic.report.endings import ending
+from pytest_elastic.report.hosts import named, on
 from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, load
 from pytest_elastic.report.records import LaunchRecord, RankRecord
-from pytest_elastic.report.stacks import fold, read_stacks, shown
+from pytest_elastic.report.stacks import read_stacks, shown
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.peers import RankState
@@ -35,7 +36,7 @@ def put_failure(
     ranks = record.last_world()
     longrepr = _longrepr_of(culprit, _verdict(culprit, ranks, record, again=again), location)
     if not again:
-        put_others(longrepr, describe_others(ranks, culprit))
+        put_others(longrepr, describe_others(ranks, culprit), ranks)
     if culprit.rank.killed and all(each.when != "teardown" for each in culprit.rank.reports):
         what, stack = ending(culprit.rank)
         longrepr.addsection(f"rank {culprit.rank.id.rank} was not done with its teardown: {what}", stack)
@@ -48,10 +49,10 @@ def _verdict(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord
     # Since its world came to life: the first launch of a session waits for the server, which says nothing of the test.
     born_ns = min((rank.hello_ns for rank in ranks if rank.hello_ns is not None), default=record.started_ns)
     seconds = max(0.0, (culprit.time_ns - born_ns) / 1e9)
-    who = f"rank {culprit.rank.id.rank} of {len(ranks)}"
+    who = f"rank {culprit.rank.id.rank} of {len(ranks)}{on(culprit.rank.host)}"
     if again:
         return f"{who} failed in its teardown too, after {seconds:.2f} s: {cause_of(culprit)}"
-    said = "; ".join(f"{fold(numbers)} {what}" for numbers, what, _ in describe_others(ranks, culprit))
+    said = "; ".join(f"{named(numbers, ranks)} {what}" for numbers, what, _ in describe_others(ranks, culprit))
     verdict = f"{who} failed first, after {seconds:.2f} s: {cause_of(culprit)}"
     return f"{verdict} ({said})" if said else verdict
 
@@ -82,11 +83,11 @@ def _own_account(culprit: Culprit) -> str:
     return shown(read_stacks(culprit.rank.directory))
 
 
-def put_others(longrepr: Any, others: Sequence[tuple[list[int], str, str]]) -> None:
+def put_others(longrepr: Any, others: Sequence[tuple[list[int], str, str]], ranks: Sequence[RankRecord]) -> None:
     """Add a section for each group of ranks that has more to show than its few words in the verdict."""
     for numbers, what, text in others:
         if text:
-            longrepr.addsection(f"{fold(numbers)}: {what}", text)
+            longrepr.addsection(f"{named(numbers, ranks)}: {what}", text)
 
 
 def plain_repr(text: str, message: str, location: tuple[str, int]) -> ExceptionChainRepr:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_elastic.report.hosts import on
 from pytest_elastic.report.judgement import PHASES, When, load, phase, phase_reached
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold, shown
@@ -69,13 +70,13 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
     for number, stream in enumerate(("stdout", "stderr")):
         text = _read(rank.directory / f"{stream}.log", begin[number], end[number])
         if text.strip():
-            sections.append((f"Captured {stream} {when} (rank {rank.id.rank})", text))
+            sections.append((f"Captured {stream} {when} (rank {rank.id.rank}{on(rank.host)})", text))
     seen: set[str] = set()
     for name, text in load(reports[-1]).sections if reports and reports[-1].sections else ():
         # The log's sections of earlier phases are in later reports too.
         if name.endswith(when) and name not in seen:
             seen.add(name)
-            sections.append((f"{name} (rank {rank.id.rank})", text))
+            sections.append((f"{name} (rank {rank.id.rank}{on(rank.host)})", text))
     return sections
 
 

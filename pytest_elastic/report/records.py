@@ -40,6 +40,7 @@ class RankRecord:
         fault_signal: That signal.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
         server_said: Last line of the preloaded server's log, where the rank ended before it could start.
+        host: Name of its machine, where a launch is on several; else an empty text.
     """
 
     id: RankId
@@ -57,6 +58,7 @@ class RankRecord:
     fault_signal: int = 0
     was_stopped: bool = False
     server_said: str = ""
+    host: str = ""
 
     @property
     def never_started(self) -> bool:
@@ -152,10 +154,6 @@ class LaunchRecord:
     timeout_by: str = ""
     unreachable: str = ""
     notes: tuple[str, ...] = ()
-
-    def host_of(self, rank: RankId) -> str:
-        """Return the name of a rank's machine, where the launch is on several; else an empty text."""
-        return self.agents[rank.node].host if rank.node < len(self.agents) else ""
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pytest_elastic.report.describe import shortened, signal_name
+from pytest_elastic.report.hosts import named, on
 from pytest_elastic.report.lost import lost_agents
 from pytest_elastic.report.records import AgentRecord, LaunchRecord
 from pytest_elastic.report.stacks import fold, shown, where
@@ -62,7 +63,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     by = f" ({record.timeout_by})" if record.timeout_by else ""
     lines = [f"timed out after {record.timeout:g} s{by}: {record.name or 'the launch'}"]
     lost = lost_agents(record)
-    lines += [f"agent {agent.node} had been lost{_when_lost(agent, record)}" for agent in lost]
+    lines += [f"{_name_of(agent)} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
         gone = f"; nothing takes connections at its endpoint {record.unreachable}" if record.unreachable else ""
         lines.append(f"the rendezvous never completed: {nodes_text(record)}{gone}")
@@ -75,7 +76,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
         doing = _doing(rank.id.rank in finished, rank.was_stopped, stack)
         groups[(doing, shown(stack))].append(rank.id.rank)
     for (doing, stack), ranks in groups.items():
-        lines += [f"{fold(ranks)}: {doing}"]
+        lines += [f"{named(ranks, record.last_world())}: {doing}"]
         if stack:
             lines += ["", *(f"  {line}" for line in stack.splitlines()), ""]
     return "\n".join(lines).rstrip()
@@ -100,6 +101,8 @@ def nodes_text(record: LaunchRecord) -> str:
 
 def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, others: str) -> str:
     """Say how an agent ended and what became of others, with its own traceback and the end of its log."""
+    if agent.cut:
+        return f"{_name_of(agent)} was lost{_when_lost(agent, record)}: {agent.cut}{others}"
     if outcome.exception is not None:
         kind = type(outcome.exception).__name__
         how = f"{'failed' if agent.lost_ns is None else 'left'}: {kind}: {_text_of(outcome.exception)}"
@@ -110,11 +113,15 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, o
     else:
         code = "" if outcome.exitcode is None else f" with exit code {outcome.exitcode}"
         how = f"ended{code} before it could say how"
-    lines = [f"agent {agent.node} {how}{_when_lost(agent, record)}{others}"]
+    lines = [f"agent {agent.node}{on(agent.host)} {how}{_when_lost(agent, record)}{others}"]
     if outcome.exception is not None and agent.lost_ns is None:  # where a signal met it says nothing
         lines += ["", outcome.traceback.rstrip()]
     lines += tail_of(f"log of agent {agent.node}", agent.log, skip=outcome.traceback)
     return "\n".join([*lines, *tail_of("log of the preloaded server", record.server_words)])
+
+
+def _name_of(agent: AgentRecord) -> str:
+    return f"node {agent.node} ({agent.host})" if agent.cut else f"agent {agent.node}{on(agent.host)}"
 
 
 def _when_lost(agent: AgentRecord, record: LaunchRecord) -> str:
@@ -133,7 +140,8 @@ def others_of(agent: AgentRecord, record: LaunchRecord, result: LaunchResult) ->
     for failure in result.failures:
         if failure.rank not in own:
             groups[_state_of(failure)].append(failure.rank)
-    return taken_along(agent, record) + "".join(f"; {fold(ranks)} {state}" for state, ranks in groups.items())
+    ranks = record.last_world()
+    return taken_along(agent, record) + "".join(f"; {named(own, ranks)} {state}" for state, own in groups.items())
 
 
 def taken_along(agent: AgentRecord, record: LaunchRecord) -> str:
