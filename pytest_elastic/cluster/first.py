@@ -243,6 +243,11 @@ class FirstController:
         """Tell whether a controller that has come again has collected the same tests."""
         return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
 
+    def has_lost(self) -> bool:
+        """Tell whether one of the others has been lost."""
+        members = [self._members.get(rank) for rank in range(1, self.membership.size)]
+        return any(member is None or member.lost for member in members)
+
     def release(self, exitcode: int) -> None:
         """Let the others end with an exit code, and wait until they know."""
         self._members.close(Release(exitcode=exitcode), _RELEASE, stay=_STAY)

@@ -19,6 +19,7 @@ from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.membership import give_back, take
+from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.options import SETTINGS, Given
@@ -110,6 +111,13 @@ class FirstPlugin:
                 reporter.ensure_newline()
                 reporter.write_line(str(error))
             raise session.Interrupted("the nodes have not collected the same tests") from None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Report before a launcher ends this process."""
+        assert self._first is not None
+        with Termination(session, self._first.has_lost).in_force():
+            return (yield)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
