@@ -29,7 +29,8 @@ from _pytest.fixtures import SubRequest
 from _pytest.runner import runtestprotocol
 
 # Marks that the controller judges tell a rank which failures nobody wants to debug.
-from _pytest.skipping import Xfail, evaluate_xfail_marks
+# Those that skip tell which tests are not to be started ahead of their turn.
+from _pytest.skipping import Xfail, evaluate_skip_marks, evaluate_xfail_marks
 
 __all__ = [
     "ExceptionChainRepr",
@@ -44,6 +45,7 @@ __all__ = [
     "count_finalizers",
     "debug_failure",
     "definitions_for",
+    "evaluate_skip_marks",
     "evaluate_xfail_marks",
     "fixture_definitions",
     "fixture_value",

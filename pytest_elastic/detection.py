@@ -290,7 +290,9 @@ def on_ranks(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         close_launch(item)
         limit.begin_attempt()
         run_of(item.config).warn_once(item)
-        elastic = item.stash[ELASTIC] = ElasticItem(item, arguments, nextitem)
+        packing = run_of(item.config).packing
+        elastic = (packing.take(item) if packing is not None else None) or ElasticItem(item, arguments, nextitem)
+        item.stash[ELASTIC] = elastic
         with own.apart_from(elastic):
             elastic.setup()
 

@@ -16,7 +16,7 @@ from pytest_elastic.cluster.members import FollowingController, Members
 from pytest_elastic.cluster.messages import Collect, Release
 from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
-from pytest_elastic.controller.site import HERE, Site, TooFewNodesError
+from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.messages import PreloadOrder, Seats
 from pytest_elastic.spec import LaunchSpec
@@ -66,12 +66,17 @@ class FirstController:
         run: Name of the run.
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
+        packs: Tests run side by side on disjoint nodes.
     """
 
-    def __init__(self, membership: Membership, key: bytes, *, run: str, silence: float, patience: float) -> None:
+    def __init__(
+        self, membership: Membership, key: bytes, *, run: str, silence: float, patience: float, packs: bool
+    ) -> None:
         self.membership: Final = membership
         self._key = key
         self._patience = patience
+        self.packs: Final = packs
+        self._busy: set[int] = set()
         self._environment = Environment(variables=dict(os.environ))
         self._listening: Listening = listen(membership, derive(key, "meeting"), clock.monotonic() + patience)
         self._members = Members(
@@ -156,11 +161,21 @@ class FirstController:
         what = "rank" if self.membership.in_place else "node"
         return f"{what} {rank}" + (f" ({host})" if host else "")
 
-    def site_for(self, launch: str, spec: LaunchSpec, request: Request, devices: Devices) -> Site:
+    def site_for(
+        self, launch: str, spec: LaunchSpec, request: Request, devices: Devices, *, ahead: bool = False
+    ) -> Site:
         """Return where the agents of a test run.
+
+        Args:
+            launch: Name of the launch.
+            spec: What it is to be.
+            request: What it is to do.
+            devices: This machine's.
+            ahead: Its turn has not come: it is for free nodes only.
 
         Raises:
             TooFewNodesError: There are fewer places than it needs.
+            NoFreeNodesError: None are free for one that is ahead of its turn.
             ElasticError: Some of the machines that it needs were lost.
         """
         __tracebackhide__ = True
@@ -168,25 +183,26 @@ class FirstController:
         if seats is not None:
             needed = wanted = seats.nproc * seats.nodes
         else:
-            needed, wanted = spec.min_nodes, min(spec.max_nodes, self.membership.size)
-            if needed > self.membership.size:
-                raise TooFewNodesError(
-                    f"needs {needed} nodes, {self.membership.size} are there ({self.membership.launcher})"
-                )
-        members = self._there(needed, wanted)
-        if len(members) <= 1:
+            size = self.membership.size
+            needed, wanted = spec.min_nodes, min(spec.max_nodes, size)
+            if needed > size:
+                raise TooFewNodesError(f"needs {needed} nodes, {size} are there ({self.membership.launcher})")
+        if not ahead and wanted == 1:
             return HERE
+        ranks = self._take(needed, wanted, ahead=ahead)
+        members = tuple(self._members.get(rank) if rank else None for rank in ranks)
         extra, removed = self._environment.changes()
-        names = self.hosts
+        names = [member.host if member is not None else socket.gethostname() for member in members]
         site = Site(
-            members=(None, *members[1:]),
-            hosts=self._shown([names[0], *(member.host for member in members[1:] if member is not None)]),
+            members=members,
+            hosts=self._shown(names),
             address=self._address(members),
             seats=seats,
             key=derive(self._key, f"launch {launch}"),
             state_key=derive(self._key, "state of rendezvous"),
             extra=extra | dict(spec.env),
             removed=removed,
+            ranks=ranks,
         )
         (request.temporary / TOKEN).write_text(launch)
         return site
@@ -221,23 +237,62 @@ class FirstController:
             )
         return seats
 
-    def _there(self, needed: int, wanted: int) -> tuple[FollowingController | None, ...]:
-        """Return the controllers that are there, this one (``None``) first, as many as are wanted."""
+    def _take(self, needed: int, wanted: int, *, ahead: bool) -> tuple[int, ...]:
+        """Take controllers that are there, this one first, as many as are wanted; wait for them where tests are packed.
+
+        Returns:
+            Their numbers.
+        """
         __tracebackhide__ = True
-        there: list[FollowingController | None] = [None]
+        while True:
+            with self._members.changed:
+                there = [rank for rank in range(self.membership.size) if self._is_there(rank)]
+                if len(there) < needed:
+                    if ahead:
+                        raise NoFreeNodesError
+                    raise ElasticError(self._too_few_left(needed, there))
+                free = [rank for rank in there if rank not in self._busy]
+                if len(free) >= needed and (not ahead or 0 not in free[:wanted]):
+                    taken = tuple(free[:wanted])
+                    if self.packs:
+                        self._busy.update(taken)
+                    return taken
+                if ahead:
+                    others = [rank for rank in free if rank]
+                    if len(others) < needed:
+                        raise NoFreeNodesError
+                    taken = tuple(others[:wanted])
+                    self._busy.update(taken)
+                    return taken
+                self._members.changed.wait(0.5)
+
+    def _is_there(self, rank: int) -> bool:
+        if rank == 0:
+            return True
+        member = self._members.get(rank)
+        return member is not None and not member.lost and self._fits(member)
+
+    def _too_few_left(self, needed: int, there: list[int]) -> str:
+        what = "ranks" if self.membership.in_place else "nodes"
         gone = []
         for rank in range(1, self.membership.size):
             member = self._members.get(rank)
-            if len(there) < wanted and member is not None and not member.lost and self._fits(member):
-                there.append(member)
-            elif member is None or member.lost:
-                gone.append(f"{self.name_of(rank)} was lost" + (f" ({member.lost})" if member is not None else ""))
-        if len(there) < needed:
-            what = "ranks" if self.membership.in_place else "nodes"
-            raise ElasticError(
-                f"needs {needed} {what}, {len(there)} of {self.membership.size} are left: {'; '.join(gone)}"
-            )
-        return tuple(there)
+            if rank not in there:
+                why = f" ({member.lost})" if member is not None and member.lost else ""
+                gone.append(f"{self.name_of(rank)} was lost{why}")
+        return f"needs {needed} {what}, {len(there)} of {self.membership.size} are left: {'; '.join(gone)}"
+
+    def has_free_nodes(self) -> bool:
+        """Tell whether a node other than this one could run a test."""
+        with self._members.changed:
+            return any(self._is_there(rank) and rank not in self._busy for rank in range(1, self.membership.size))
+
+    def free(self, site: Site) -> None:
+        """Take note that nothing is left of a launch."""
+        if self.packs:
+            with self._members.changed:
+                self._busy.difference_update(site.ranks)
+                self._members.changed.notify_all()
 
     def _fits(self, member: FollowingController) -> bool:
         """Tell whether a controller that has come again has collected the same tests."""

@@ -19,6 +19,7 @@ from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.membership import give_back, take
+from pytest_elastic.cluster.packing import Packing
 from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.run import ElasticRun
@@ -78,10 +79,16 @@ class FirstPlugin:
                 run=self._membership.run_id,
                 silence=_setting(self._given, "node_timeout"),
                 patience=_setting(self._given, "join_timeout"),
+                packs=_setting(self._given, "pack"),
             )
         except MeetingError as error:
             raise pytest.UsageError(str(error)) from None
         run_of(session.config).cluster = self._first
+        if self._first.packs and self._membership.in_place:
+            raise pytest.UsageError(
+                f"--elastic-pack: got true, but each of {self._membership.size} pytest processes gives room for "
+                f"one rank ({self._membership.launcher}), and a test has all of them; leave it out"
+            )
 
     def pytest_report_header(self) -> str:
         """Say that there are several."""
@@ -111,6 +118,8 @@ class FirstPlugin:
                 reporter.ensure_newline()
                 reporter.write_line(str(error))
             raise session.Interrupted("the nodes have not collected the same tests") from None
+        if self._first.packs:
+            run.packing = Packing(run, session.items)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:

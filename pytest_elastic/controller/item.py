@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
-from pytest_elastic.controller.site import TooFewNodesError
+from pytest_elastic.controller.site import NoFreeNodesError, TooFewNodesError
 from pytest_elastic.controller.snapshots import take_snapshots
 from pytest_elastic.controller.time_limit import LIMIT
 from pytest_elastic.detection import arguments_of
@@ -87,6 +88,7 @@ class ElasticItem:
         self._warning: ElasticWarning | None = None
         self._differing = ""
         self._interrupted = False
+        self._ahead = False
         self.in_controller = False
         self._told: list[Judgement] = []
         self._telling: dict[When, Judgement] = {}
@@ -96,12 +98,32 @@ class ElasticItem:
     def setup(self) -> None:
         """Start the launch, and wait until every rank is set up."""
         __tracebackhide__ = True
-        self._attempt(self._read_marker)
-        self.in_controller = True
-        self._fixtures.set_up()
-        self.in_controller = False
-        self._attempt(self._start)
+        if self._launch is None:
+            self._attempt(self._read_marker)
+            self.in_controller = True
+            self._fixtures.set_up()
+            self.in_controller = False
+            self._attempt(self._start)
+        else:  # it was started ahead of its turn
+            self._item.stash[LIMIT].begun(self._launch)
+        if self._run.packing is not None:
+            self._run.packing.look_ahead(self._item)
         self._reach("setup")
+
+    def start_ahead(self) -> bool:
+        """Start the launch before it is the test's turn; return whether there were nodes for it.
+
+        Raises:
+            ElasticError: It cannot be started.
+        """
+        self._read_marker()
+        try:
+            self._start(ahead=True)
+        except NoFreeNodesError:
+            with contextlib.suppress(OSError):
+                self._temporary.rmdir()
+            return False
+        return True
 
     def _attempt(self, step: Callable[[], None]) -> None:
         __tracebackhide__ = True
@@ -151,7 +173,7 @@ class ElasticItem:
         self._spec = spec_of(self._item, self._arguments, self._run.given)
         self._sharing = sharing_of(self._item, self._spec, self._arguments.get("rdzv_configs", {}))
 
-    def _start(self) -> None:
+    def _start(self, *, ahead: bool = False) -> None:
         item, spec = self._item, self._spec
         assert spec is not None
         self._temporary = self._run.make_temporary_directory()
@@ -180,7 +202,7 @@ class ElasticItem:
             modules=self._run.modules,
             temporary=self._temporary,
         )
-        timeout, by = item.stash[LIMIT].smaller(spec.timeout)
+        timeout, by = (spec.timeout, "") if ahead else item.stash[LIMIT].smaller(spec.timeout)
         test = TestPlan(
             order=order,
             fixtures=self._fixtures,
@@ -189,8 +211,10 @@ class ElasticItem:
             name=item.name,
             nodeid=item.nodeid,
         )
-        self._launch = self._run.begin_test(item, spec, request, test, self._sharing)
-        item.stash[LIMIT].begun(self._launch)
+        self._launch = self._run.begin_test(item, spec, request, test, self._sharing, ahead=ahead)
+        self._ahead = ahead
+        if not ahead:
+            item.stash[LIMIT].begun(self._launch)
         self._fixtures.outlast(self._launch)
 
     def _kept_after(self, spec: LaunchSpec) -> int:

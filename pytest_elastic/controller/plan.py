@@ -134,7 +134,10 @@ class LaunchPlan:
     @property
     def hosts_store_outside(self) -> bool:
         """The store of the rendezvous gets a process of its own."""
-        return self.host_store and self.config["rdzv_backend"] == "c10d"
+        backend, members = self.config["rdzv_backend"], self.site.members
+        # That of ``local`` is hosted by the agent of node 0, unless that one is on another machine.
+        elsewhere = backend == "local" and bool(members) and members[0] is not None
+        return self.host_store and (backend == "c10d" or elsewhere)
 
     @property
     def may_form_again(self) -> bool:

@@ -49,6 +49,7 @@ from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     from pytest_elastic.cluster.first import FirstController
+    from pytest_elastic.cluster.packing import Packing
 
 
 class ElasticRun:
@@ -61,6 +62,7 @@ class ElasticRun:
         progress: What a person sees of launches that take long.
         coverage: What ranks have executed, where it is measured.
         cluster: The other controllers, where this is the first of several.
+        packing: Launches that are started ahead of their turn, if that is asked for.
     """
 
     def __init__(self, config: pytest.Config, given: dict[str, Given]) -> None:
@@ -73,6 +75,7 @@ class ElasticRun:
         self._state_key = os.urandom(32)
         self._given_order: PreloadOrder | None = None
         self.cluster: FirstController | None = None
+        self.packing: Packing | None = None
         self._reaper: Reaper | None = None
         self._server: PreloadedServer | None = None
         self._torch_only: PreloadedServer | None = None
@@ -278,7 +281,15 @@ class ElasticRun:
 
     # --- launches ---
 
-    def plan(self, spec: LaunchSpec, request: Request, item: pytest.Item, *, name: str | None = None) -> LaunchPlan:
+    def plan(
+        self,
+        spec: LaunchSpec,
+        request: Request,
+        item: pytest.Item,
+        *,
+        name: str | None = None,
+        ahead: bool = False,
+    ) -> LaunchPlan:
         """Make the plan of a launch for a test, and wait until it is its turn.
 
         Args:
@@ -286,6 +297,10 @@ class ElasticRun:
             request: What it is to do.
             item: The test.
             name: What its logs are kept under; default the test's node id.
+            ahead: Its turn has not come: it is started where nodes are free, or not at all.
+
+        Raises:
+            NoFreeNodesError: No nodes are free for one that is ahead of its turn.
         """
         __tracebackhide__ = True
         if kernel.own_pid() != self._owner:
@@ -311,7 +326,7 @@ class ElasticRun:
 
         site = HERE
         if self.cluster is not None and request.session is not None:
-            site = self.cluster.site_for(launch, spec, request, self._devices)
+            site = self.cluster.site_for(launch, spec, request, self._devices, ahead=ahead)
         plan, placement = make_plan(
             spec,
             request,
@@ -327,7 +342,10 @@ class ElasticRun:
         if plan.needs_safe_server and needs_fresh_interpreter(plan.environ, self._environ_at_start) is not None:
             plan.config["start_method"] = "spawn"
         coverage = self.coverage.order(self.directory, launch)
-        turn = self._take_turn_in_queue(item, placement, spec.timeout)
+        if site.is_here:
+            turn = self._take_turn_in_queue(item, placement, spec.timeout)
+        else:
+            turn = self._turns.elsewhere(placement)
         return replace(
             plan,
             nodeid=nodeid,
@@ -380,12 +398,19 @@ class ElasticRun:
             return self._directory
 
     def begin_test(
-        self, item: pytest.Item, spec: LaunchSpec, request: Request, test: TestPlan, sharing: Sharing | None
+        self,
+        item: pytest.Item,
+        spec: LaunchSpec,
+        request: Request,
+        test: TestPlan,
+        sharing: Sharing | None,
+        *,
+        ahead: bool = False,
     ) -> Launch:
         """Have ranks run a test: fresh ones, or where it may share them such as wait for it."""
         __tracebackhide__ = True
         if sharing is None:
-            return self.launch(self.plan(spec, request, item), test)
+            return self.launch(self.plan(spec, request, item, ahead=ahead), test)
 
         def start() -> Launch:
             name = f"kept-{test.nodeid.partition('::')[0]}" if spec.isolation == "module" else "kept"
@@ -477,9 +502,14 @@ class ElasticRun:
             # One that finds its server unfit is started once more, from another.
             over.callback(lambda: None if launch.unsafe is not None else _turn_of(plan).end())
             over.callback(self._launches.discard, launch)
+            over.callback(self._free, plan)
             self._launches.add(launch)
             launch.start(over.pop_all().close, test=test, held_open=held_open)
         return launch
+
+    def _free(self, plan: LaunchPlan) -> None:
+        if self.cluster is not None:
+            self.cluster.free(plan.site)
 
     def stand_still(self, still: bool) -> None:
         """Have the clocks of all launches stand still while a person is in a debugger of this process, or go on."""
@@ -511,6 +541,8 @@ class ElasticRun:
         """End every process of the run and remove its directory."""
         if kernel.own_pid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
+        if self.packing is not None:
+            self.packing.close()
         self.kept.close()
         self._join_ending()
         servers = [server for server in (self._server, self._torch_only) if server is not None]

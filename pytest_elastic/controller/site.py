@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from pytest_elastic.errors import ElasticError
 from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.messages import Seats
 from pytest_elastic.spec import ArgumentError
@@ -13,6 +14,10 @@ from pytest_elastic.spec import ArgumentError
 
 class TooFewNodesError(ArgumentError):
     """There are fewer nodes, or places for ranks, than a launch needs."""
+
+
+class NoFreeNodesError(ElasticError):
+    """No nodes are free for a launch that is ahead of its turn."""
 
 
 class Member(Protocol):
@@ -53,6 +58,7 @@ class Site:
         state_key: Key by which agents sign the state of their rendezvous; ``None`` likewise.
         extra: Variables that the test has changed since the session began.
         removed: Names of those that it has removed.
+        ranks: Numbers of the controllers behind the agents.
     """
 
     members: tuple[Member | None, ...] = ()
@@ -63,6 +69,12 @@ class Site:
     state_key: bytes | None = field(default=None, repr=False)
     extra: dict[str, str] = field(default_factory=dict, repr=False)
     removed: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Some agents run on this machine."""
+        return not self.members or any(member is None for member in self.members)
 
     @property
     def has_others(self) -> bool:

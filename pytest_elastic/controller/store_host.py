@@ -47,7 +47,8 @@ class StoreHost:
 
     def fds_for(self, node: int) -> list[int]:
         """Return the descriptors that an agent inherits: the first one hosts the store of ``local``."""
-        hosts = self._socket is not None and node == 0 and self._plan.config["rdzv_backend"] == "local"
+        local = self._plan.config["rdzv_backend"] == "local" and not self._plan.hosts_store_outside
+        hosts = self._socket is not None and node == 0 and local
         return [self._socket.fileno()] if hosts and self._socket is not None else []
 
     def handed_over(self) -> None:

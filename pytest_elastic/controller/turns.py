@@ -117,6 +117,10 @@ class Turns:
         order = placement.devices([id for id, name in zip(ids, names, strict=True) if name in taken])  # noqa: A001
         return Turn(placement.world_size, order, leases, self._devices)
 
+    def elsewhere(self, placement: Placement) -> Turn:
+        """Return the turn of a launch of which nothing is on this machine: it takes nothing here."""
+        return Turn(placement.world_size, DeviceOrder(kind=placement.kind), (), self._devices)
+
     def resume(self, turn: Turn, waits: Callable[[Waiting], object]) -> bool:
         """Wait until ranks that are kept may run another test; tell whether they may.
 
