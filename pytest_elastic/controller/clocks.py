@@ -126,6 +126,11 @@ class Clocks:
         self._deadline, self._after_call = math.inf, None
         return True
 
+    @property
+    def ends(self) -> bool:
+        """An agent has failed for good."""
+        return self._end != math.inf
+
     def end_has_come(self) -> bool:
         """Tell, once, that the grace time after an agent's failure is over."""
         if self._now() < min(self._end, self._bereft):

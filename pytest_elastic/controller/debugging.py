@@ -136,13 +136,19 @@ class Debugging:
         self._visits[place] += 1
         if wanted.has_it:
             return
-        agent = self._roster.agents[wanted.id.node]
-        elsewhere = f"it runs on {agent.host}, to which the terminal of this machine does not reach"
-        if self._terminal.refusal or agent.elsewhere:
-            peer.send(TerminalAnswer(granted=False, refusal=self._terminal.refusal or elsewhere))
+        refusal = self._terminal.refusal or self._why_out_of_reach(wanted.id)
+        if refusal:
+            peer.send(TerminalAnswer(granted=False, refusal=refusal))
             return
         self._asking.append(_Asker(peer=peer, wanted=wanted, visit=self._visits[place], since=clock.monotonic()))
         self._set_clocks()
+
+    def _why_out_of_reach(self, id: RankId) -> str:  # noqa: A002
+        agent = next((agent for agent in self._roster.agents if agent.order.node == id.node), None)
+        if agent is None or not agent.elsewhere:
+            return ""
+        where = agent.host or "another pytest process"
+        return f"it runs on {where}, to which this terminal does not reach; run the test on one machine to debug it"
 
     def _check_chosen(self, id: RankId) -> None:  # noqa: A002
         """Say so, once, if the rank that the person wants does not exist."""

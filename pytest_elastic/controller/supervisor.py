@@ -604,13 +604,19 @@ class Supervisor:
         replaceable = may_come and takes_late_nodes(self.plan.config["rdzv_backend"])
         missed = not replaceable and membership.misses_a_node(self.roster, self.plan)
         self._clocks.note_bereft(missed or membership.waits_in_vain(self.roster))
-        if self._clocks.end_has_come():
+        if self._clocks.end_has_come() or (self._clocks.ends and self._nothing_is_to_come()):
             self._kill_all()
         ranks = self.roster.last_world()
         done = [rank for rank in ranks if rank.finished is not None]
         self._clocks.note_apart(self._hearing.keeps_ranks and 0 < len(done) < len(ranks))
         if self._clocks.apart_for_long():
             self._part()
+
+    def _nothing_is_to_come(self) -> bool:
+        """Tell whether all that agents do is to wait for one that has failed: every rank has ended, for good."""
+        ranks = self.roster.last_world()
+        formed = bool(ranks) and len(ranks) == ranks[0].id.world_size
+        return formed and not self.plan.may_form_again and all(rank.exited is not None for rank in ranks)
 
     def _kill_all(self) -> None:
         self._killing_since = self._killing_since or clock.monotonic()
