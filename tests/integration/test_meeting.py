@@ -28,7 +28,6 @@ from pytest_elastic.cluster.boards import FileBoard, StoreBoard, signed
 from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.meeting import Listening, MeetingError, find_first, listen, reach_first
 from pytest_elastic.cluster.membership import Membership
-from pytest_elastic.loopback_store import host_on_loopback
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -336,9 +335,9 @@ def test_a_first_that_says_nothing(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store() -> TCPStore:
-    store = host_on_loopback(0)
-    assert store is not None
-    return store
+    from torch.distributed import TCPStore
+
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def by_store(store: TCPStore, run_id: str) -> dict[str, Any]:
