@@ -8,11 +8,13 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pytest_elastic import clock
 
+T = TypeVar("T")
 POLL: Final = 0.1
 _ONE_TRY: Final = 5.0
 _BACKLOG: Final = 4096
@@ -83,25 +85,40 @@ def resolve(host: str, port: int, until: float) -> list[tuple[int, Any]]:
     """
     if is_literal(host):
         return _look_up(host, port, socket.AI_NUMERICHOST)
-    found: list[tuple[int, Any]] = []
-    failed: list[OSError] = []
 
-    def look_up() -> None:
+    def look_up() -> list[tuple[int, Any]]:
         try:
-            found.extend(_look_up(host, port, 0))
-        except OSError as error:
-            failed.append(error)
+            return _look_up(host, port, 0)
         except UnicodeError:  # such as a label of more than 63 letters
-            failed.append(socket.gaierror(socket.EAI_NONAME, "no name of a host"))
+            raise socket.gaierror(socket.EAI_NONAME, "no name of a host") from None
 
-    thread = threading.Thread(target=look_up, daemon=True, name="elastic-look-up")
+    return bounded(look_up, until, "the look-up of the host's name does not end")
+
+
+def bounded(call: Callable[[], T], until: float, late: str) -> T:
+    """Return what a call returns that may never end: it is left behind in a thread of its own then.
+
+    Raises:
+        TimeoutError: It is late.
+        Exception: What the call raises.
+    """
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(call())
+        except Exception as error:  # noqa: BLE001 (raised below, in the thread that asked)
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="elastic-bounded")
     thread.start()
     thread.join(max(0.0, min(until - clock.monotonic(), clock.LONG)))
     if failed:
         raise failed[0]
-    if not found:
-        raise TimeoutError("the look-up of the host's name does not end")
-    return found
+    if not done:
+        raise TimeoutError(late)
+    return done[0]
 
 
 def _look_up(host: str, port: int, flags: int) -> list[tuple[int, Any]]:

@@ -12,10 +12,11 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pytest_elastic import clock
 from pytest_elastic.cluster import addresses
@@ -27,6 +28,7 @@ from pytest_elastic.services.private_directories import machine_directory, make_
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
+T = TypeVar("T")
 _FORM: Final = re.compile(rb"\[[\x20-\x7e]{1,600}\] [0-9a-f]{64}")
 _LONGEST: Final = 1024
 _OLD: Final = 7 * 86_400.0
@@ -93,40 +95,46 @@ class StoreBoard:
 
     def write(self, text: bytes, until: float) -> None:
         """Say it in the place of what was said before."""
-        try:
-            self._connected(until).set(self._key, text.decode())
-        except RuntimeError as error:
-            self._store = None
-            raise ConnectionError(addresses.reason(error)) from None
+        self._ask(lambda store: store.set(self._key, text.decode(errors="replace")), until)
 
     def read(self, until: float) -> bytes | None:
         """Return what the first has said, or ``None`` if nothing."""
-        try:
-            store = self._connected(until)
-            return bytes(store.get(self._key)) if store.check([self._key]) else None
-        except RuntimeError as error:
-            self._store = None
-            raise ConnectionError(addresses.reason(error)) from None
+        return self._ask(lambda store: bytes(store.get(self._key)) if store.check([self._key]) else None, until)
 
     def wipe(self) -> None:
         """Leave it there: whoever is started again is to find that the session has ended, not to wait."""
 
-    def _connected(self, until: float) -> TCPStore:
-        if self._store is None:
-            # torch writes to stderr where nobody answers; so see first.
-            addresses.connect(self._host, self._port, until).close()
-            from torch.distributed import TCPStore
+    def _ask(self, question: Callable[[TCPStore], T], until: float) -> T:
+        try:
+            if self._store is None:
+                # torch writes to stderr where nobody answers; so see first.
+                addresses.connect(self._host, self._port, until).close()
+                self._store = self._connected(until)
+            store = self._store
+            return addresses.bounded(lambda: question(store), until, "no answer")
+        except (RuntimeError, OSError) as error:
+            self._store = None
+            if isinstance(error, OSError):
+                raise
+            raise ConnectionError(addresses.reason(error)) from None
 
-            left = timedelta(seconds=max(1.0, min(until - clock.monotonic(), clock.LONG)))
-            self._store = TCPStore(self._host, self._port, None, False, left, wait_for_workers=False)
-        return self._store
+    def _connected(self, until: float) -> TCPStore:
+        from torch.distributed import TCPStore
+
+        left = timedelta(seconds=max(1.0, min(until - clock.monotonic(), clock.LONG)))
+        # Its own limit does not hold for one that takes connections and says nothing.
+        return addresses.bounded(
+            lambda: TCPStore(self._host, self._port, None, False, left, wait_for_workers=False), until, "no answer"
+        )
 
 
 class FileBoard:
     """A file in a directory of this user alone, where all members are on one machine."""
 
     def __init__(self, membership: Membership) -> None:
-        name = hashlib.sha256(f"{membership.launcher} {membership.run_id}".encode()).hexdigest()[:32]
+        # A static rendezvous of torchrun's has no name; but no two have one store at the same time.
+        names = (membership.launcher, membership.run_id, membership.host, membership.port)
+        name = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:32]
         self._path = machine_directory("meetings") / name
         self._written: bytes | None = None
 

@@ -56,7 +56,7 @@ def cluster_key(environ: Mapping[str, str], given: Mapping[str, Given]) -> Key:
     """
     file = given.get("key_file")
     if file is not None and (file.source.startswith("--") or VARIABLE not in environ):
-        return _from_file(Path(file.value).expanduser(), file.source)
+        return _from_file(Path(os.path.expanduser(file.value)), file.source)
     if VARIABLE in environ:
         return _made(os.fsencode(environ[VARIABLE]), VARIABLE, VARIABLE)
     return _own()
@@ -87,19 +87,20 @@ def _from_file(path: Path, source: str) -> Key:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         _refuse(source, path, (error.strerror or str(error)).lower())
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
-        # One of root may be for a group: so does Kubernetes mount a secret for a container's user.
-        foreign = 0o077 if found.st_uid == os.getuid() else 0o037
         if not stat.S_ISREG(found.st_mode):
             _refuse(source, path, f"it is {stat.filemode(found.st_mode)}")
+        # One of root may be for a group: so does Kubernetes mount a secret for a container's user.
+        foreign = 0o077 if found.st_uid == os.getuid() else 0o037
         if found.st_uid not in (0, os.getuid()) or found.st_mode & foreign:
             mode = stat.filemode(found.st_mode)
             _refuse(source, path, f"it is {mode} of user {found.st_uid}, and somebody else knows or chose the key")
-        try:
-            text = file.read(_MOST + 64)
-        except OSError as error:
-            _refuse(source, path, (error.strerror or str(error)).lower())
+        text = os.read(descriptor, _MOST + 64)
+    except OSError as error:
+        _refuse(source, path, (error.strerror or str(error)).lower())
+    finally:
+        os.close(descriptor)
     return _made(text, f"{source}: {one_line(str(path))}", str(path))
 
 

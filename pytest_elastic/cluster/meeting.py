@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from typing import Final, NoReturn, TypeVar
 
@@ -40,7 +40,7 @@ class Listening:
 
     socket: socket.socket
     address: Address
-    board: Board | None
+    board: Board | None = field(repr=False)
 
     def close(self) -> None:
         """Listen no longer, and leave no file."""
@@ -184,9 +184,9 @@ def _greeted(address: Address, deadline: float, greet: Callable[[socket.socket, 
 
 
 def _board(membership: Membership) -> Board | None:
-    if membership.store:
-        return StoreBoard(membership)
-    return FileBoard(membership) if membership.host is None else None
+    if membership.nodes == 1 and (membership.store or membership.host is None):
+        return FileBoard(membership)  # without the seconds that it takes to import torch, for its store
+    return StoreBoard(membership) if membership.store else None
 
 
 def _listen_anywhere(membership: Membership, deadline: float) -> tuple[socket.socket, str]:

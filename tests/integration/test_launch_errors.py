@@ -584,6 +584,7 @@ WRONG_TEXT = {
     "node_rank": "-1",
     "rdzv_endpoint": "head",
     "node_timeout": "0",
+    "join_timeout": "0",
     "pack": "perhaps",
 }
 # Any text is right for these.

@@ -68,6 +68,7 @@ OPTIONS: Final[dict[str, set[str]]] = {
     "rdzv_endpoint": {"an endpoint"},
     "key_file": ANYTHING - {"null", "half a character"},
     "node_timeout": {*NUMBERS, "2.5", "2**31", "2**64"},
+    "join_timeout": {*NUMBERS, "2.5", "2**31", "2**64"},
     "pack": {"'1'", "0", "true"},
 }
 INDEX: Final = {"0", "1"}

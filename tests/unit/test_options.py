@@ -33,6 +33,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "rdzv_endpoint": ("[::1]:29400", "[::1]:29400"),
     "key_file": ("key", "key"),
     "node_timeout": ("2.5", 2.5),
+    "join_timeout": ("60", 60.0),
     "pack": ("on", True),
 }
 BAD = {
@@ -62,6 +63,7 @@ BAD = {
     "rdzv_endpoint": "::1:29400",
     "key_file": "",
     "node_timeout": "0",
+    "join_timeout": "0",
     "pack": "perhaps",
 }
 
@@ -147,6 +149,7 @@ def test_option_names() -> None:
         "--elastic-rdzv-endpoint",
         "--elastic-key-file",
         "--elastic-node-timeout",
+        "--elastic-join-timeout",
         "--elastic-pack",
     }
 
