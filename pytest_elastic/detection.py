@@ -15,7 +15,7 @@ import pytest
 from pytest_elastic.controller.holding import RUN, run_of
 from pytest_elastic.controller_fixtures import named_in_ini
 from pytest_elastic.fixtures import is_xdist_worker
-from pytest_elastic.options import read_options
+from pytest_elastic.options import may_be_member, read_options
 from pytest_elastic.roles import GIVEN, role
 from pytest_elastic.warning import ElasticWarning
 
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 _MEMORY: Final = "elastic/needed"
 """What pytest's cache holds: directory and arguments of sessions that needed ranks, the last first."""
 _REMEMBERED: Final = 50
-_OF_LAUNCHERS: Final = (
-    "TORCHELASTIC_RUN_ID",
-    "SLURM_STEP_ID",
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-    "JOB_COMPLETION_INDEX",
-)
-"""Variables by which launchers of several processes are known."""
 _HINTS: Final = (b"elastic_launch", b"mark.elastic(")
 MARK: Final = "elastic"
 SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
@@ -71,12 +63,11 @@ def take_place(config: pytest.Config) -> int | None:
     """
     if role(config) != "controller" or is_xdist_worker(config) or config.option.help:
         return None
-    nodes = config.getoption("elastic_nodes", None) or config.getini("elastic_nodes")
-    if not nodes and not any(name in os.environ for name in _OF_LAUNCHERS):
+    given = config.stash[GIVEN] = read_options(config)
+    if not may_be_member(os.environ, given):
         return None
     from pytest_elastic.cluster.membership import find_membership
 
-    given = read_options(config)
     membership = find_membership(os.environ, given)
     if membership is None:
         return None

@@ -59,7 +59,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, hold the run's state, and start the server if it was needed the last time."""
     config.addinivalue_line("markers", MARKER)
-    config.stash[GIVEN] = read_options(config)
+    if GIVEN not in config.stash:  # a configuration that no command made
+        config.stash[GIVEN] = read_options(config)
     detection.start_as_last_time(config)
     detection.use_spawn_option(config)
 

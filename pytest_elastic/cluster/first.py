@@ -63,15 +63,12 @@ class FirstController:
     Args:
         membership: What this one is.
         key: Key of the run.
-        run: Name of the run.
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
         packs: Tests run side by side on disjoint nodes.
     """
 
-    def __init__(
-        self, membership: Membership, key: bytes, *, run: str, silence: float, patience: float, packs: bool
-    ) -> None:
+    def __init__(self, membership: Membership, key: bytes, *, silence: float, patience: float, packs: bool) -> None:
         self.membership: Final = membership
         self._key = key
         self._patience = patience
@@ -79,9 +76,7 @@ class FirstController:
         self._busy: set[int] = set()
         self._environment = Environment(variables=dict(os.environ))
         self._listening: Listening = listen(membership, derive(key, "meeting"), clock.monotonic() + patience)
-        self._members = Members(
-            self._listening.socket, derive(key, "link"), size=membership.size, run=run, silence=silence
-        )
+        self._members = Members(self._listening.socket, derive(key, "link"), membership, silence=silence)
         self._tests: tuple[str, ...] = ()
         self._collect: Collect | None = None
         self._members.came = self._have_collected

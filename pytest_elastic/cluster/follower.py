@@ -110,6 +110,8 @@ class Follower:
             hello = Hello(
                 rank=me.rank,
                 size=me.size,
+                nodes=me.nodes,
+                local_size=me.local_size,
                 host=socket.gethostname(),
                 address=self._address,
                 pid=os.getpid(),

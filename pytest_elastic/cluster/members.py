@@ -15,6 +15,7 @@ from typing import Any, Final
 from pytest_elastic import clock, kernel
 from pytest_elastic.channel import limit_waits
 from pytest_elastic.cluster.link import Link
+from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.messages import Collected, Hello, OfLaunch, Refused, Welcome
 from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
 from pytest_elastic.controller.nodes import NodeLost
@@ -104,8 +105,7 @@ class Members:
     Args:
         listener: Where they call.
         key: Key of the run.
-        size: How many controllers there are, this one included.
-        run: Name of the run.
+        membership: What this controller is.
         silence: Seconds without a word after which one counts as lost.
 
     Attributes:
@@ -114,11 +114,10 @@ class Members:
         came: Is told of each controller that has come, with ``changed`` held.
     """
 
-    def __init__(self, listener: socket.socket, key: bytes, *, size: int, run: str, silence: float) -> None:
+    def __init__(self, listener: socket.socket, key: bytes, membership: Membership, *, silence: float) -> None:
         self._listener = listener
         self._key = key
-        self._size = size
-        self._run = run
+        self._membership = membership
         self._silence = silence
         self._there: dict[int, FollowingController] = {}
         self._closed = False
@@ -165,7 +164,9 @@ class Members:
                     answer_challenge(connection, self._key)
                     hello = pickle.loads(connection.recv_bytes())
                     reason = self._refusal(hello)
-                    connection.send_bytes(pickle.dumps(Refused(reason=reason) if reason else Welcome(run=self._run)))
+                    connection.send_bytes(
+                        pickle.dumps(Refused(reason=reason) if reason else Welcome(run=self._membership.run_id))
+                    )
                 except BaseException:
                     connection.close()
                     raise
@@ -184,10 +185,13 @@ class Members:
         if not isinstance(hello, Hello):
             return f"a caller said {type(hello).__name__}, not who it is"
         who = f"{hello.host} (pid {hello.pid})"
-        if not 0 < hello.rank < self._size or hello.size != self._size:
+        me = self._membership
+        layout = (hello.size, hello.nodes, hello.local_size)
+        if not 0 < hello.rank < me.size or layout != (me.size, me.nodes, me.local_size):
             return (
-                f"{who} says that it is number {hello.rank} of {hello.size} pytest processes, but there are "
-                f"{self._size}; start all of them alike"
+                f"{who} says that it is number {hello.rank} of {hello.size} pytest processes, {hello.local_size} on "
+                f"each of {hello.nodes} nodes, but the first one is of {me.size}, {me.local_size} on each of {me.nodes}; "
+                "start all of them alike"
             )
         here = versions()
         theirs = hello.versions

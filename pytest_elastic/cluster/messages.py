@@ -43,6 +43,8 @@ class Hello:
     Attributes:
         rank: Its number.
         size: How many controllers there are, as far as it knows.
+        nodes: On how many nodes, likewise.
+        local_size: How many there are on each, likewise.
         host: Name of its machine.
         address: IP address under which the first one's machine reaches it.
         pid: Its process id.
@@ -53,6 +55,8 @@ class Hello:
 
     rank: int
     size: int
+    nodes: int
+    local_size: int
     host: str
     address: str
     pid: int

@@ -76,7 +76,6 @@ class FirstPlugin:
             self._first = FirstController(
                 self._membership,
                 self._key,
-                run=self._membership.run_id,
                 silence=_setting(self._given, "node_timeout"),
                 patience=_setting(self._given, "join_timeout"),
                 packs=_setting(self._given, "pack"),
