@@ -190,7 +190,7 @@ class Members:
         if not 0 < hello.rank < me.size or layout != (me.size, me.nodes, me.local_size):
             return (
                 f"{who} says that it is number {hello.rank} of {hello.size} pytest processes, {hello.local_size} on "
-                f"each of {hello.nodes} nodes, but the first one is of {me.size}, {me.local_size} on each of {me.nodes}; "
+                f"each of {hello.nodes} nodes, but the first is of {me.size}, {me.local_size} on each of {me.nodes}; "
                 "start all of them alike"
             )
         here = versions()
