@@ -52,14 +52,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Find out whether this is one of several sessions that a launcher has started, and follow the first one."""
-    return detection.take_place(config)
+    """Follow the first one of several sessions of a launcher; or leave at once if the record says that all was done."""
+    code = detection.take_place(config)
+    return code if code is not None else detection.recorded_exit_code(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, hold the run's state, and start the server if it was needed the last time."""
     config.addinivalue_line("markers", MARKER)
     config.stash[GIVEN] = read_options(config)
+    detection.use_record(config)
     detection.start_as_last_time(config)
     detection.use_spawn_option(config)
 
