@@ -34,8 +34,12 @@ class Place(Protocol):
     source: str
     remedy: str
 
-    def append(self, data: bytes) -> None:
-        """Add an entry, which has no line break; it is kept when this returns. Raises ``PlaceError``."""
+    def append(self, data: bytes, *, durable: bool = True) -> None:
+        """Add an entry, which has no line break. Raises ``PlaceError``.
+
+        When this returns it survives this process. With ``durable`` it survives the machine too, as far as the place
+        does, and so does all that was added before.
+        """
         ...
 
     def read(self) -> list[bytes]:
@@ -76,8 +80,11 @@ class FilePlace:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, _MODE)
         except OSError as error:
             raise self._error("cannot be opened", error) from error
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+        found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise PlaceError(f"{self.source}: {path} is no file; name another one")
+        if found.st_uid != os.geteuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PlaceError(f"{self.source}: {path} belongs to another user; name another file")
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -87,8 +94,8 @@ class FilePlace:
         except OSError as error:
             raise self._error("cannot be locked", error) from error
 
-    def append(self, data: bytes) -> None:
-        """Add a line; it is on the disk when this returns."""
+    def append(self, data: bytes, *, durable: bool = True) -> None:
+        """Add a line; with ``durable`` it is on the disk when this returns."""
         if b"\n" in data:
             raise ValueError("an entry is one line")
         try:
@@ -98,7 +105,8 @@ class FilePlace:
                 self._keep_name()
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise self._error("cannot be written", error) from error
 
@@ -156,7 +164,7 @@ class StorePlace:
         self._store: Any = store
         self._prefix = f"{prefix}/record"
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002 (it outlives this machine or not)
         """Add an entry under the next number, in parts if it is large; the first of them is written last."""
         parts = [data[at : at + _PART] for at in range(0, len(data), _PART)] or [b""]
         try:

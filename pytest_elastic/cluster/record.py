@@ -165,19 +165,23 @@ class Recorder:
                 "count": len(tests),
             }
             self._session = session
-            self._add("session", **session)
+            self._add("session", session)
 
     def begin(self, test: Occurrence) -> None:
         """Take note that a test begins."""
-        self._add("begun", test=test)
+        self._add("begun", {"test": test})
 
     def leave(self, test: Occurrence) -> None:
         """Take note that a test that was begun is left without an outcome, and not because of what it did."""
-        self._add("left", test=test)
+        self._add("left", {"test": test})
 
     def finish(self, test: Occurrence, events: list[Event]) -> None:
-        """Take note that a test is over, and of what happened while it ran."""
-        self._add("finished", test=test, events=events)
+        """Take note that a test is over, and of what happened while it ran.
+
+        The disk is waited for once a test, when the next one begins: that is right after it, and to run a test again
+        does no harm.
+        """
+        self._add("finished", {"test": test, "events": events}, durable=False)
 
     def close(self, exit_code: int) -> None:
         """Take note that the session has done and told everything, and let go of the place.
@@ -185,14 +189,14 @@ class Recorder:
         A session that was interrupted, or that found no tests to run because of an error, is not complete.
         """
         if exit_code not in _NOT_COMPLETE and self._session is not None:
-            self._add("complete", code=exit_code)
+            self._add("complete", {"code": exit_code})
         self.place.close()
 
-    def _add(self, kind: str, **entry: Any) -> None:
+    def _add(self, kind: str, entry: Mapping[str, Any], *, durable: bool = True) -> None:
         if self.lost is not None:
             return  # a record with a gap would be worse than one that ends
         try:
-            self.place.append(self._seal.close({"kind": kind, **entry}))
+            self.place.append(self._seal.close({"kind": kind, **entry}), durable=durable)
         except PlaceError as error:
             self.lost = str(error)
 
