@@ -66,7 +66,7 @@ class RecordedSession:
         self._running: dict[Occurrence, list[Event] | None] = {}
         self._session: pytest.Session | None = None
         self._untold: list[str] = []
-        self._opened = False
+        self._opened = self._told = False
 
     def pytest_report_header(self) -> str | None:
         """Say how many tests are not going to be run."""
@@ -122,9 +122,14 @@ class RecordedSession:
         """Record a warning of a test."""
         self._add(nodeid, lambda: {"warning": plain(_portable(_Warned(warning_message, when, nodeid, location)))})
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Tell what could not be read or written."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Tell what could not be read or written, and see whether all reports can be written."""
+        self._tell_losses(session)
+        yield
+        self._told = self._opened
+
+    def _tell_losses(self, session: pytest.Session) -> None:
         recorder = self.recorder
         place = f"{recorder.place.source}: {recorder.place.name}"
         if recorder.damaged:
@@ -138,7 +143,7 @@ class RecordedSession:
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Record the exit code, after all reports have been written."""
-        if self._opened and self._session is not None:
+        if self._told and self._session is not None:
             self.recorder.close(int(self._session.exitstatus))
         else:
             self.recorder.place.close()

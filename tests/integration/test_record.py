@@ -314,6 +314,16 @@ def test_a_complete_session_of_two_equal_ids_and_an_exit_code_of_a_plugin(pytest
     assert (done.ret, done.outlines, done.errlines) == (7, [], [])
 
 
+def test_a_session_that_could_not_write_its_reports_is_not_complete(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it="def test_a(): pass\n")
+    conftest = pytester.makeconftest("def pytest_sessionfinish(): raise RuntimeError('the disk is full')\n")
+    assert pytester.runpytest_inprocess(RECORD).ret == 3
+    conftest.write_text("")
+    result = pytester.runpytest_inprocess(RECORD)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("record: 1 test finished before, in record")
+
+
 def test_what_is_damaged_or_cannot_be_kept_is_told_once(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         "import pytest\n"
