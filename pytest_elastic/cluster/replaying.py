@@ -12,6 +12,7 @@ import pytest
 from pytest_elastic import compat
 from pytest_elastic.cluster.record import MOST_BEGINNINGS, Event, Identity, Occurrence, Recorder
 from pytest_elastic.cluster.sealing import plain, restored
+from pytest_elastic.roles import OVER
 from pytest_elastic.warning import ElasticWarning
 
 _START: Final = "start"
@@ -89,6 +90,9 @@ class RecordedSession:
         self.recorder.open_session(self._identity, keys)
         self._opened = True
         pasts = [self._past(item, key) for item, key in zip(session.items, keys, strict=True)]
+        for item, past in zip(session.items, pasts, strict=True):
+            if past is not None:
+                item.stash[OVER] = True
         for index, (item, key, past) in enumerate(zip(session.items, keys, pasts, strict=True)):
             if past is None:
                 self._run(item, key, _next_that_runs(session, pasts, index))
