@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ __all__ = [
     "definitions_for",
     "evaluate_skip_marks",
     "evaluate_xfail_marks",
+    "failed_subtests",
     "fixture_definitions",
     "fixture_value",
     "given_back_by_capture",
@@ -54,8 +55,10 @@ __all__ = [
     "has_live_log",
     "initial_names",
     "is_expected",
+    "is_subtest",
     "item_of",
     "level_of",
+    "mend_subtest",
     "parameters_of",
     "prepare_config",
     "prune",
@@ -63,10 +66,12 @@ __all__ = [
     "resume_capture",
     "runtestprotocol",
     "set_basetemp",
+    "set_failed_subtests",
     "show_live_log_by",
     "silence_terminal",
     "stop_capture",
     "suspend_capture",
+    "take_back_subtests",
     "take_finalizers",
     "tear_down_everything",
     "tear_down_for",
@@ -465,3 +470,43 @@ def take_finalizers(definition: Any, first: int) -> list[Callable[[], object]]:
 def count_finalizers(definition: Any) -> int:
     """Return how many finalizers a fixture has."""
     return len(definition._finalizers)
+
+
+def is_subtest(report: object) -> bool:
+    """Tell whether a report is one of a part of a test; pytest has such since 9.0."""
+    subtests: Any = sys.modules.get("_pytest.subtests")
+    return subtests is not None and isinstance(report, subtests.SubtestReport)
+
+
+def failed_subtests(config: pytest.Config, report: pytest.TestReport) -> int:
+    """Return how many parts of a test have failed so far, by which pytest fails it when it tells its outcome."""
+    subtests: Any = sys.modules.get("_pytest.subtests")
+    counts: dict[Any, int] = config.stash.get(subtests.failed_subtests_key, {}) if subtests is not None else {}
+    return int(counts.get(getattr(report, "id", report.nodeid), 0))
+
+
+def set_failed_subtests(config: pytest.Config, report: pytest.TestReport, count: int) -> None:
+    """Have pytest know so of a test whose reports come from elsewhere."""
+    subtests: Any = sys.modules.get("_pytest.subtests")
+    if subtests is not None:
+        config.stash[subtests.failed_subtests_key][getattr(report, "id", report.nodeid)] = count
+
+
+def take_back_subtests(session: pytest.Session, nodeid: str) -> None:
+    """Have the parts of a test count for nothing, as pytest-rerunfailures does when it repeats the test."""
+    reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None:
+        return  # then it does not, either
+    for category in ("failed", "subtests passed"):
+        reports = reporter.stats.pop(category, [])
+        kept = [report for report in reports if not is_subtest(report) or report.nodeid != nodeid]
+        if category == "failed":
+            session.testsfailed = max(session.testsfailed - len(reports) + len(kept), 0)
+        if kept:
+            reporter.stats[category] = kept
+
+
+def mend_subtest(report: pytest.TestReport, data: Mapping[str, Any]) -> None:
+    """Have a restored report of a part of a test show its arguments as before; pytest 9 quotes their text again."""
+    if is_subtest(report):
+        object.__setattr__(report.context, "kwargs", data["_subtest.context"]["kwargs"])

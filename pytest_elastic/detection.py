@@ -93,6 +93,25 @@ def look_ahead(path: Path, config: pytest.Config) -> None:
         run_of(config).start_early()
 
 
+def recorded_exit_code(config: pytest.Config) -> int | None:
+    """Open the record of the session, where one is asked for; return its exit code if the session was complete."""
+    if not (config.getoption("elastic_record", None) is not None or config.getini("elastic_record")):
+        return None
+    if only_looks(config) or any(config.getoption(name, False) for name in ("help", "version", "markers", "cacheshow")):
+        return None
+    from pytest_elastic.cluster.record_option import open_record
+
+    return open_record(config)
+
+
+def use_record(config: pytest.Config) -> None:
+    """Run only the tests that the record of the session does not have."""
+    if "pytest_elastic.cluster.record_option" in sys.modules and role(config) == "controller":
+        from pytest_elastic.cluster.record_option import use_record
+
+        use_record(config)
+
+
 def use_spawn_option(config: pytest.Config) -> None:
     """Have processes that tests spawn be forked, where ``--elastic-spawn`` says so."""
     spawn = config.stash[GIVEN].get("spawn")

@@ -332,6 +332,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             metavar="DIR",
         ),
         Setting(
+            name="record",
+            default=None,
+            allowed="the path of a file",
+            check=lambda value: value is None or _path(value),
+            parse=str,
+            help="keep in this file which tests are over, and do not run them again where the same session is started "
+            "again",
+            launch=False,
+            metavar="FILE",
+        ),
+        Setting(
             name="show_output",
             default="failed",
             allowed='"failed", "all" or "none"',

@@ -52,8 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Find out whether this is one of several sessions that a launcher has started, and follow the first one."""
-    return detection.take_place(config)
+    """Follow the first one of several sessions of a launcher; or leave at once if the record says that all was done."""
+    code = detection.take_place(config)
+    return code if code is not None else detection.recorded_exit_code(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if GIVEN not in config.stash:  # a configuration that no command made
         config.stash[GIVEN] = read_options(config)
+    detection.use_record(config)
     detection.start_as_last_time(config)
     detection.use_spawn_option(config)
 

@@ -17,6 +17,8 @@ ROLE: pytest.StashKey[Role] = pytest.StashKey()
 GIVEN: pytest.StashKey[dict[str, Given]] = pytest.StashKey()
 RANK: pytest.StashKey[RankId] = pytest.StashKey()
 GROUP: pytest.StashKey[DefaultGroup] = pytest.StashKey()
+OVER: pytest.StashKey[bool] = pytest.StashKey()
+"""In the stash of a test that is not run, since the record of the session has what became of it."""
 
 
 def role(config: pytest.Config) -> Role:

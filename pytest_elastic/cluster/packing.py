@@ -17,6 +17,7 @@ from pytest_elastic.controller_fixtures import named_in_ini
 from pytest_elastic.detection import arguments_of
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.parametrizing import spec_of
+from pytest_elastic.roles import OVER
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.item import ElasticItem
@@ -72,7 +73,7 @@ class Packing:
     def _may_start(self, item: pytest.Item) -> bool:
         """Tell whether nothing keeps a test from being started now: it is marked, and depends on nothing here."""
         arguments = arguments_of(item)
-        if arguments is None:
+        if arguments is None or OVER in item.stash:
             return False
         try:
             spec = spec_of(item, arguments, self._run.given)

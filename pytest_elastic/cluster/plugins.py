@@ -127,13 +127,16 @@ class FirstPlugin:
         with Termination(session, self._first.has_lost).in_force():
             return (yield)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
-        """Release the others: all has been written."""
-        if self._first is not None:
-            status = self._session.exitstatus if self._session is not None else _LOST
-            first, self._first = self._first, None
-            first.release(int(status))
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self) -> Generator[None, None, None]:
+        """Release the others: all has been written, and the end is recorded."""
+        try:
+            yield
+        finally:
+            if self._first is not None:
+                status = self._session.exitstatus if self._session is not None else _LOST
+                first, self._first = self._first, None
+                first.release(int(status))
 
 
 def follow(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int:

@@ -588,7 +588,7 @@ WRONG_TEXT = {
     "pack": "perhaps",
 }
 # Any text is right for these.
-FREE = {"backend", "log_dir", "key_file"}
+FREE = {"backend", "log_dir", "key_file", "record"}
 
 
 def assert_refused(result: pytest.RunResult, source: str, setting: Setting, text: str) -> None:

@@ -57,6 +57,7 @@ OPTIONS: Final[dict[str, set[str]]] = {
     "log_dir": ANYTHING - {"null", "half a character"},
     "show_output": {"word"},
     "pdb_rank": {*NUMBERS, "0"},
+    "record": ANYTHING - {"null", "half a character"},
     "strict": {"'1'", "0", "true"},
     "cpu_slots": NUMBERS,
     "group": {"'1'", "0", "true"},
