@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MEMORY: Final = "elastic/needed"
 """What pytest's cache holds: directory and arguments of sessions that needed ranks, the last first."""
 _REMEMBERED: Final = 50
+_INSIDE: Final = ("PYTEST_ELASTIC_MEMBER", "PYTEST_ELASTIC_LAUNCH")
+"""Variables of what a controller of a launcher's, or a rank of ours, has started: torchelastic's are not about it."""
 _HINTS: Final = (b"elastic_launch", b"mark.elastic(")
 MARK: Final = "elastic"
 SUMMARY: Final[pytest.StashKey[bool]] = pytest.StashKey()
@@ -70,7 +72,11 @@ def take_place(config: pytest.Config) -> int | None:
 
     membership = find_membership(os.environ, given)
     if membership is None:
-        return None
+        if "TORCHELASTIC_RUN_ID" not in os.environ or only_looks(config) or any(name in os.environ for name in _INSIDE):
+            return None
+        from pytest_elastic.cluster.plugins import go_on_alone
+
+        return go_on_alone(config, given)
     if only_looks(config):
         return int(pytest.ExitCode.OK) if membership.rank else None
     from pytest_elastic.cluster.plugins import join

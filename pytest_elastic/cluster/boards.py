@@ -107,9 +107,7 @@ class StoreBoard:
     def _ask(self, question: Callable[[TCPStore], T], until: float) -> T:
         try:
             if self._store is None:
-                # torch writes to stderr where nobody answers; so see first.
-                addresses.connect(self._host, self._port, until).close()
-                self._store = self._connected(until)
+                self._store = connected_store(self._host, self._port, until)
             store = self._store
             return addresses.bounded(lambda: question(store), until, "no answer")
         except (RuntimeError, OSError) as error:
@@ -118,14 +116,28 @@ class StoreBoard:
                 raise
             raise ConnectionError(addresses.reason(error)) from None
 
-    def _connected(self, until: float) -> TCPStore:
-        from torch.distributed import TCPStore
 
-        left = timedelta(seconds=max(1.0, min(until - clock.monotonic(), clock.LONG)))
-        # Its own limit does not hold for one that takes connections and says nothing.
-        return addresses.bounded(
-            lambda: TCPStore(self._host, self._port, None, False, left, wait_for_workers=False), until, "no answer"
-        )
+def connected_store(host: str, port: int, until: float) -> TCPStore:
+    """Connect to a store of torch's.
+
+    Args:
+        host: Its host.
+        port: Its port.
+        until: When to give up, on :func:`pytest_elastic.clock.monotonic`.
+
+    Raises:
+        OSError: Nobody answers.
+        RuntimeError: It is no store, or breaks.
+    """
+    # torch writes to stderr where nobody answers; so see first.
+    addresses.connect(host, port, until).close()
+    from torch.distributed import TCPStore
+
+    left = timedelta(seconds=max(1.0, min(until - clock.monotonic(), clock.LONG)))
+    # Its own limit does not hold for one that takes connections and says nothing.
+    return addresses.bounded(
+        lambda: TCPStore(host, port, None, False, left, wait_for_workers=False), until, "no answer"
+    )
 
 
 class FileBoard:

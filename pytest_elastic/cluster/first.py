@@ -72,6 +72,7 @@ class FirstController:
         self.membership: Final = membership
         self._key = key
         self._patience = patience
+        self._silence = silence
         self.packs: Final = packs
         self._busy: set[int] = set()
         self._environment = Environment(variables=dict(os.environ))
@@ -245,7 +246,10 @@ class FirstController:
                 if len(there) < needed:
                     if ahead:
                         raise NoFreeNodesError
-                    raise ElasticError(self._too_few_left(needed, there))
+                    if not any(self._may_come_back(rank) for rank in range(1, self.membership.size)):
+                        raise ElasticError(self._too_few_left(needed, there))
+                    self._members.changed.wait(0.5)
+                    continue
                 free = [rank for rank in there if rank not in self._busy]
                 if len(free) >= needed and (not ahead or 0 not in free[:wanted]):
                     taken = tuple(free[:wanted])
@@ -266,6 +270,19 @@ class FirstController:
             return True
         member = self._members.get(rank)
         return member is not None and not member.lost and self._fits(member)
+
+    def _may_come_back(self, rank: int) -> bool:
+        """Tell whether a controller that is lost is waited for: as long as it takes to count as lost."""
+        member = self._members.get(rank)
+        if member is None or self._is_there(rank):
+            return False
+        if not member.lost:  # it has come again, and is about to collect
+            return member.collected is None
+        return not self._stays_away and clock.monotonic() - member.lost_at < self._silence
+
+    @property
+    def _stays_away(self) -> bool:
+        return self.membership.launcher == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
 
     def _too_few_left(self, needed: int, there: list[int]) -> str:
         what = "ranks" if self.membership.in_place else "nodes"
@@ -294,9 +311,9 @@ class FirstController:
         return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
 
     def has_lost(self) -> bool:
-        """Tell whether one of the others has been lost."""
+        """Tell whether one of the others has been lost with a test that is under way."""
         members = [self._members.get(rank) for rank in range(1, self.membership.size)]
-        return any(member is None or member.lost for member in members)
+        return any(member is not None and member.takes_launches_along for member in members)
 
     def release(self, exitcode: int) -> None:
         """Let the others end with an exit code, and wait until they know."""

@@ -32,6 +32,7 @@ class FollowingController:
         hello: What it said of itself.
         collected: What it has collected, or ``None`` as long as it has not said so.
         lost: Why nothing more is to come, or an empty text.
+        lost_at: When that was known, by the clock.
         local_address: Address of this machine by which it is reached.
     """
 
@@ -40,6 +41,7 @@ class FollowingController:
         self.local_address: Final = local_address
         self.collected: Collected | None = None
         self.lost = ""
+        self.lost_at = 0.0
         self.link: Link | None = None
         self._changed = changed
         self._launches: dict[str, Callable[[Any], None]] = {}
@@ -70,6 +72,12 @@ class FollowingController:
         with self._changed:
             self._launches.pop(launch, None)
 
+    @property
+    def takes_launches_along(self) -> bool:
+        """It is lost, and launches that it was a part of are still to end."""
+        with self._changed:
+            return bool(self.lost and self._launches)
+
     def tell(self, message: object) -> None:
         """Send it a message, soon."""
         if self.link is not None:
@@ -92,7 +100,7 @@ class FollowingController:
         with self._changed:
             if self.lost:
                 return
-            self.lost = reason
+            self.lost, self.lost_at = reason, clock.monotonic()
             launches = list(self._launches.values())
             self._changed.notify_all()
         for hear in launches:

@@ -16,10 +16,12 @@ import pytest
 from pytest_elastic.cluster.first import DifferentTestsError, FirstController, MembersMissingError
 from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
 from pytest_elastic.cluster.key import cluster_key
+from pytest_elastic.cluster.launcher_record import may_be_started_again, open_record
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.membership import give_back, take
 from pytest_elastic.cluster.packing import Packing
+from pytest_elastic.cluster.record_option import use_recorder
 from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.controller.run import ElasticRun
@@ -47,10 +49,29 @@ def join(config: pytest.Config, membership: Membership, given: dict[str, Given])
     key = cluster_key(os.environ, given)
     take(membership)
     config.add_cleanup(lambda: give_back(membership))
+    recorded = None
+    if "record" not in given and may_be_started_again(os.environ, membership):
+        recorded = open_record(os.environ, key)
     if membership.rank:
+        if recorded is not None and recorded.exit_code is not None:
+            return recorded.exit_code
         return follow(config, membership, key, given)
+    if recorded is not None and (code := use_recorder(config, recorded)) is not None:
+        return code
     config.pluginmanager.register(FirstPlugin(membership, key, given), "elastic-cluster")
     return None
+
+
+def go_on_alone(config: pytest.Config, given: dict[str, Given]) -> int | None:
+    """Have a session go on that torchrun has started again, with one process only.
+
+    Returns:
+        Its exit code, if it was complete.
+    """
+    if "record" in given or not may_be_started_again(os.environ, None):
+        return None
+    recorded = open_record(os.environ, cluster_key(os.environ, given))
+    return use_recorder(config, recorded) if recorded is not None else None
 
 
 def _setting(given: dict[str, Given], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_BEGINNINGS: Final = 2
 """How often a test is begun that takes its session along each time."""
-_NOT_COMPLETE: Final = (2, 3, 4)
+_INTERRUPTED: Final = (2, 3, 4, 128 + signal.SIGTERM)
 """Exit codes of sessions that were interrupted, or did not get to their tests: another one goes on."""
 
 Event = dict[str, Any]
@@ -188,7 +189,7 @@ class Recorder:
 
         A session that was interrupted, or that found no tests to run because of an error, is not complete.
         """
-        if exit_code not in _NOT_COMPLETE and self._session is not None:
+        if exit_code not in _INTERRUPTED and self._session is not None:
             self._add("complete", {"code": exit_code})
         self.place.close()
 

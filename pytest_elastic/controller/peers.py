@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pytest_elastic.controller.nodes import RemoteProcess
 
 
+_OF_LOST_SERVER = 255
+"""What multiprocessing reports for every child of a server that is gone."""
+
+
 @dataclass(slots=True)
 class RankState:
     """One rank of one world."""
@@ -103,6 +107,11 @@ class RankState:
         if self.exited is None or self.exited.exitcode == 0:
             return False
         return self.finished is None or not (self.killed or self.exited.stopped)
+
+    def died_with_server(self) -> bool:
+        """Tell whether the rank has ended without a word, by what an agent says of it whose server is gone."""
+        silent = self.failed is None and self.caught is None and self.finished is None
+        return silent and self.exited is not None and self.exited.exitcode == _OF_LOST_SERVER
 
     def doomed(self) -> bool:
         """Tell whether the rank has been killed, on purpose or not, even if it still seems to live."""

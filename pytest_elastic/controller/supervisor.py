@@ -549,6 +549,8 @@ class Supervisor:
         for rank in self.roster.of_node(node):
             if rank.peer is not None:
                 self._hearing.hear(rank.peer)
+            if rank.died_with_server():
+                rank.exited = None
         ranks = [rank for rank in self.roster.of_node(node) if not rank.over() or rank.exited is None]
         for rank in ranks:
             rank.closed_ns = rank.closed_ns or clock.monotonic_ns()
