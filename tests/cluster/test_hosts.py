@@ -150,7 +150,7 @@ def test_nothing_is_left_also_after_a_failure(tmp_path: Path) -> None:
             argv = [
                 sys.executable,
                 "-c",
-                "import os, time; os.fork(); print('here', flush=True); time.sleep(600)",
+                "import os, time; os.fork(); os.write(1, b'here\\n'); time.sleep(600)",
                 mark,
             ]
             left.append(made[0].popen(argv, stdout=subprocess.PIPE))
