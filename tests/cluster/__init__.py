@@ -1,0 +1,1 @@
+"""Runs that span hosts: network namespaces of this machine stand for them."""
