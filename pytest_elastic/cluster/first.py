@@ -13,7 +13,7 @@ from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.meeting import Listening, listen
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.members import FollowingController, Members
-from pytest_elastic.cluster.messages import Collect, Release
+from pytest_elastic.cluster.messages import Collect, LeaveAlone, Release
 from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
@@ -28,6 +28,7 @@ _RELEASE: Final = 1.0
 """Seconds that the last word to the others gets to go out."""
 _STAY: Final = 1.0
 """Seconds for which the others wait for the end of this process, to end after it."""
+_LATE: Final = 30.0
 _SHOWN: Final = 20
 """Lines of a difference that are shown."""
 
@@ -76,10 +77,13 @@ class FirstController:
         self.packs: Final = packs
         self._busy: set[int] = set()
         self._environment = Environment(variables=dict(os.environ))
+        may_restart = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        self._stays_away = membership.launcher == "torchrun" and not may_restart
+        self._alone = False
         self._listening: Listening = listen(membership, derive(key, "meeting"), clock.monotonic() + patience)
         self._members = Members(self._listening.socket, derive(key, "link"), membership, silence=silence)
         self._tests: tuple[str, ...] = ()
-        self._collect: Collect | None = None
+        self._collect: Collect | LeaveAlone | None = None
         self._members.came = self._have_collected
 
     @property
@@ -106,9 +110,7 @@ class FirstController:
         self._tests = tests
         with self._members.changed:
             self._collect = Collect(order=order)
-            for rank in range(1, self.membership.size):
-                if (member := self._members.get(rank)) is not None:
-                    member.tell(self._collect)
+            self._tell_all(self._collect)
         ranks = range(1, self.membership.size)
 
         def settled(rank: int) -> bool:
@@ -280,10 +282,6 @@ class FirstController:
             return member.collected is None
         return not self._stays_away and clock.monotonic() - member.lost_at < self._silence
 
-    @property
-    def _stays_away(self) -> bool:
-        return self.membership.launcher == "torchrun" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
-
     def _too_few_left(self, needed: int, there: list[int]) -> str:
         what = "ranks" if self.membership.in_place else "nodes"
         gone = []
@@ -315,7 +313,32 @@ class FirstController:
         members = [self._members.get(rank) for rank in range(1, self.membership.size)]
         return any(member is not None and member.takes_launches_along for member in members)
 
+    def begin(self) -> None:
+        """Take note that tests begin: what they change in the environment is to be known elsewhere."""
+        self._environment = Environment(variables=dict(os.environ))
+
+    def describe(self) -> str:
+        """Say in one line who takes part."""
+        me = self.membership
+        hosts = ", ".join(dict.fromkeys(self.hosts))
+        return f"elastic: {me.size} {'ranks in place' if me.in_place else 'nodes'} ({me.launcher}): {hosts}"
+
+    def leave_alone(self) -> None:
+        """Have the others run a session of their own, also those that are still to come."""
+        self._alone = True
+        with self._members.changed:
+            self._collect = LeaveAlone()
+            self._tell_all(self._collect)
+
+    def _tell_all(self, message: object) -> None:
+        for rank in range(1, self.membership.size):
+            if (member := self._members.get(rank)) is not None:
+                member.tell(message)
+
     def release(self, exitcode: int) -> None:
         """Let the others end with an exit code, and wait until they know."""
+        if self._alone:
+            # Those that are late must not look for somebody who has gone.
+            self._members.wait(lambda: all(self._members.get(rank) for rank in range(1, self.membership.size)), _LATE)
         self._members.close(Release(exitcode=exitcode), _RELEASE, stay=_STAY)
         self._listening.close()

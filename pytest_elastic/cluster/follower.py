@@ -21,7 +21,16 @@ from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.link import Link
 from pytest_elastic.cluster.meeting import MeetingError, reach_first
 from pytest_elastic.cluster.member import Membership
-from pytest_elastic.cluster.messages import Collect, Collected, Hello, Refused, Release, StartAgent, ToLaunch
+from pytest_elastic.cluster.messages import (
+    Collect,
+    Collected,
+    Hello,
+    LeaveAlone,
+    Refused,
+    Release,
+    StartAgent,
+    ToLaunch,
+)
 from pytest_elastic.cluster.node_launch import NodeLaunch
 from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
 from pytest_elastic.errors import ElasticError
@@ -131,14 +140,14 @@ class Follower:
         sock.close()
         return connection
 
-    def serve(self, run: ElasticRun) -> int:
+    def serve(self, run: ElasticRun) -> int | None:
         """Start and end what the first controller says, until it has no more use for this one.
 
         Args:
             run: What this session holds.
 
         Returns:
-            pytest's exit code.
+            pytest's exit code; ``None`` where each process is to have a session of its own.
 
         Raises:
             FirstLostError: It is gone, and does not come back.
@@ -152,6 +161,8 @@ class Follower:
                 self._log(f"the first controller was lost: {message.reason}; what it had started here is ended")
                 self._end_all()
                 self._come_back(message.reason)
+            elif isinstance(message, LeaveAlone):
+                return None
             elif isinstance(message, Collect):
                 self._collecting = threading.Thread(
                     target=self._collect, args=(message, run), name="elastic-collecting", daemon=True

@@ -204,6 +204,11 @@ class Collect:
     order: PreloadOrder
 
 
+@dataclass(frozen=True, slots=True)
+class LeaveAlone:
+    """No test runs on ranks: each process has a session of its own, as if there were no plugin."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartAgent:
     """Start the agent of a node.

@@ -17,10 +17,12 @@ from pytest_elastic.cluster.first import DifferentTestsError, FirstController, M
 from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
 from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.launcher_record import may_be_started_again, open_record
+from pytest_elastic.cluster.launcher_variables import LauncherVariables
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.membership import give_back, take
 from pytest_elastic.cluster.packing import Packing
+from pytest_elastic.cluster.record_option import PLUGIN as RECORD_PLUGIN
 from pytest_elastic.cluster.record_option import use_recorder
 from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
@@ -88,6 +90,8 @@ class FirstPlugin:
         self._first: FirstController | None = None
         self._session: pytest.Session | None = None
         self._found: list[tuple[str, str]] = []
+        self._variables: LauncherVariables | None = None
+        self._alone = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -110,12 +114,6 @@ class FirstPlugin:
                 f"one rank ({self._membership.launcher}), and a test has all of them; leave it out"
             )
 
-    def pytest_report_header(self) -> str:
-        """Say that there are several."""
-        me = self._membership
-        what = f"{me.size} ranks in place" if me.in_place else f"{me.size} nodes"
-        return f"elastic: {what} ({me.launcher})"
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
         """Keep the tests before any plugin takes some of them away."""
@@ -127,24 +125,42 @@ class FirstPlugin:
         """Wait until the others have collected the same tests."""
         assert self._first is not None
         run = run_of(session.config)
+        if self._membership.in_place and not run.files:
+            self._leave_alone(session.config)
+            return
+        reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
         tests = tuple(sorted(nodeid for path, nodeid in self._found if path in run.files))
         try:
             self._first.wait_for_all(tests, run.preload_order())
         except MembersMissingError as error:
             raise pytest.UsageError(f"elastic: {error}") from None
         except DifferentTestsError as error:
-            reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
             if reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(str(error))
             raise session.Interrupted("the nodes have not collected the same tests") from None
+        self._variables = LauncherVariables()
+        self._first.begin()
         if self._first.packs:
             run.packing = Packing(run, session.items)
+        if reporter is not None:
+            reporter.write_line(self._first.describe())
+
+    def _leave_alone(self, config: pytest.Config) -> None:
+        """Have each pytest process of a world run its own session: none of the tests is ours."""
+        assert self._first is not None
+        run_of(config).cluster = None
+        if config.pluginmanager.hasplugin(RECORD_PLUGIN):
+            config.pluginmanager.unregister(name=RECORD_PLUGIN)
+        self._first.leave_alone()
+        self._alone = True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Report before a launcher ends this process."""
         assert self._first is not None
+        if self._alone:
+            return (yield)
         with Termination(session, self._first.has_lost).in_force():
             return (yield)
 
@@ -158,16 +174,18 @@ class FirstPlugin:
                 status = self._session.exitstatus if self._session is not None else _LOST
                 first, self._first = self._first, None
                 first.release(int(status))
+            if self._variables is not None:
+                self._variables.put_back()
 
 
-def follow(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int:
+def follow(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int | None:
     """Start and end agents and ranks at the word of the first controller; print nothing.
 
     There is no pytest session in this process: what it would write, the first one writes. The preloaded server has one,
     a copy of the first one's, as on one machine.
 
     Returns:
-        The first controller's exit code.
+        The first controller's exit code; ``None`` where no test runs on ranks: then this process has a session as well.
 
     Raises:
         pytest.UsageError: The first controller was not found, or does not want this one.
@@ -190,6 +208,8 @@ def follow(config: pytest.Config, membership: Membership, key: bytes, given: dic
         run.start_early()
         follower.join()
         code = follower.serve(run)
+        if code is None:
+            return None
         write(f"released with exit code {code}")
         # Once the first one has ended, a launcher may end the others before they do.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
