@@ -214,7 +214,8 @@ def follow(config: pytest.Config, membership: Membership, key: bytes, given: dic
         # Once the first one has ended, a launcher may end the others before they do.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         run.close()
-        follower.outlast_first()
+        if membership.in_place:
+            follower.outlast_first()
     except (MeetingError, RefusedError) as error:
         text = str(error)
         raise pytest.UsageError(text if text.startswith("elastic: ") else f"elastic: {text}") from None
