@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.meeting import Listening, listen
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.members import FollowingController, Members
-from pytest_elastic.cluster.messages import Collect, LeaveAlone, Release
+from pytest_elastic.cluster.messages import Collect, Collected, LeaveAlone, Release
 from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
@@ -29,6 +30,7 @@ _RELEASE: Final = 1.0
 _STAY: Final = 1.0
 """Seconds for which the others wait for the end of this process, to end after it."""
 _LATE: Final = 30.0
+_SOON: Final = 3.0
 _SHOWN: Final = 20
 """Lines of a difference that are shown."""
 
@@ -96,33 +98,44 @@ class FirstController:
         if self._collect is not None:
             member.tell(self._collect)
 
-    def wait_for_all(self, tests: tuple[str, ...], order: PreloadOrder) -> None:
-        """Wait until all others have come and collected, and compare what that is with the tests here.
+    def wait_for_all(
+        self, order: PreloadOrder, collect: Callable[[], Collected], waits: Callable[[str], object]
+    ) -> None:
+        """Wait until all others have come and collected, and compare what that is with what was collected here.
 
         Args:
-            tests: Node ids of the files with tests that run on ranks, sorted.
             order: What the preloaded server collects.
+            collect: Waits until it has here, and returns what.
+            waits: Called, once, with who is waited for, if it takes long.
 
         Raises:
             MembersMissingError: Some have not come.
             DifferentTestsError: Some have collected others.
         """
-        self._tests = tests
         with self._members.changed:
             self._collect = Collect(order=order)
             self._tell_all(self._collect)
+        own = collect()
+        self._tests = own.tests
         ranks = range(1, self.membership.size)
 
         def settled(rank: int) -> bool:
             member = self._members.get(rank)
             return member is not None and (member.collected is not None or bool(member.lost))
 
-        self._members.wait(lambda: all(map(settled, ranks)) or bool(self._members.refusals), self._patience)
+        def over() -> bool:
+            return all(map(settled, ranks)) or bool(self._members.refusals)
+
+        if not self._members.wait(over, min(_SOON, self._patience)):
+            waits(", ".join(self.name_of(rank) for rank in ranks if not settled(rank)))
+            self._members.wait(over, self._patience - _SOON)
         if self._members.refusals and not all(map(settled, ranks)):
             raise MembersMissingError(self._members.refusals[0])
         missing = [self._missing(rank) for rank in ranks if (m := self._members.get(rank)) is None or not m.collected]
         if missing:
             raise MembersMissingError("; ".join(missing))
+        if own.trouble:
+            return  # each test says so
         different = [text for rank in ranks if (text := self._difference(rank))]
         if different:
             raise DifferentTestsError("\n".join(different))

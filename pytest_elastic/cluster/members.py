@@ -166,7 +166,7 @@ class Members:
                 caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_waits(caller, _PROOF)
                 connection = Connection(os.dup(caller.fileno()))
-                local = str(caller.getsockname()[0])
+                local = str(caller.getsockname()[0]).removeprefix("::ffff:")
                 try:
                     deliver_challenge(connection, self._key)
                     answer_challenge(connection, self._key)
