@@ -606,13 +606,24 @@ class Supervisor:
         replaceable = may_come and takes_late_nodes(self.plan.config["rdzv_backend"])
         missed = not replaceable and membership.misses_a_node(self.roster, self.plan)
         self._clocks.note_bereft(missed or membership.waits_in_vain(self.roster))
-        if self._clocks.end_has_come() or (self._clocks.ends and self._nothing_is_to_come()):
+        if self._clocks.end_has_come():
+            self._kill_after_last_look()
+        elif self._clocks.ends and self._nothing_is_to_come():
             self._kill_all()
         ranks = self.roster.last_world()
         done = [rank for rank in ranks if rank.finished is not None]
         self._clocks.note_apart(self._hearing.keeps_ranks and 0 < len(done) < len(ranks))
         if self._clocks.apart_for_long():
             self._part()
+
+    def _kill_after_last_look(self) -> None:
+        """Kill everything when ranks that nobody has told to end, as a lost machine cannot, have said where they are."""
+        ranks = self.roster.ranks()
+        silent = [rank for rank in ranks if rank.alive() and not wrote_stacks(rank, self.plan.directory)]
+        if silent and self._killing_since is None:
+            self._stacks = self._stacks or StackRequest(silent, self.plan.directory)
+        else:
+            self._kill_all()
 
     def _nothing_is_to_come(self) -> bool:
         """Tell whether all that agents do is to wait for one that has failed: every rank has ended, for good."""
