@@ -250,6 +250,8 @@ class Members:
             link.send(last)
         for link in links:
             link.drain(drain)
+        for member in members:
+            member.lose("the run is over")  # no launch waits for an answer
         self._thread.join(1.0)
 
         def hang_up() -> None:
