@@ -115,13 +115,14 @@ class Link:
         reason = "its pytest has ended"
         try:
             while not self._ended.is_set():
-                message = pickle.loads(self._connection.recv_bytes())
+                message = _unpickled(self._connection.recv_bytes())
                 self._heard = clock.monotonic()
                 self._take(message)
         except EOFError:
             pass
         except OSError as error:
-            reason = f"the connection to it broke: {error.strerror or error}"
+            if error.errno is not None:  # without one it ended within a message
+                reason = f"the connection to it broke: {error.strerror}"
         except Exception as error:  # noqa: BLE001 (what is no message ends the link, whatever it raises)
             reason = f"what it said was no message ({type(error).__name__}: {error})"
         self._end(reason)
@@ -157,3 +158,10 @@ class Link:
             if silent > self._silence:
                 self._end(f"nothing was heard of it for {silent:.0f} s")
                 return
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except EOFError as error:  # is not the end of the link
+        raise pickle.UnpicklingError(str(error)) from None
