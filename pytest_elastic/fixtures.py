@@ -164,7 +164,7 @@ def is_xdist_worker(config: pytest.Config) -> bool:
 
 
 def address_for_others(config: pytest.Config) -> str:
-    """Return the address of this machine by which the other nodes of the session reach it; loopback if there are none."""
+    """Return the address of this machine for the other nodes of the session; loopback if there are none."""
     cluster = config.stash[RUN].cluster if RUN in config.stash else None
     return LOOPBACK if cluster is None else cluster.address
 

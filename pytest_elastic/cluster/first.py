@@ -334,7 +334,7 @@ class FirstController:
         return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
 
     def has_lost(self) -> bool:
-        """Tell whether one of the others is lost. Its launch may be over: what became of the test is still to be told."""
+        """Tell whether one of the others is lost. Its launch may be over, and what became of the test still untold."""
         members = [self._members.get(rank) for rank in range(1, self.membership.size)]
         return any(member is not None and bool(member.lost) for member in members)
 

@@ -201,7 +201,7 @@ class Members:
             return
         except (EOFError, OSError):
             return  # nobody
-        if reason:
+        if reason or not isinstance(hello, Hello):
             connection.close()
             with self.changed:
                 self.refusals.append(reason)

@@ -20,6 +20,8 @@ DEADLINE = 150.0
 """Seconds within which a session has ended, on a machine that is busy."""
 GONE_WITHIN = 2.0
 """Seconds after the end of a session within which all that it started is gone. A promise to users."""
+_KEPT = ("pytest-of-", "pytest-elastic-ports-", "pytest-elastic-meetings-", "torchelastic_")
+"""Temporary directories that are meant to stay: pytest's own, those that runs share, and torchrun's logs."""
 MARK = "CLUSTER_TEST_MARK"
 QUIET = ("-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--color=no", "-rA")
 
@@ -129,7 +131,7 @@ class Session:
         def there() -> list[str]:
             processes = [f"{p.pid} {_words(p)}" for p in self.processes()]
             names = [str(p) for each in self.controllers for p in each.tmp.iterdir()]
-            return processes + [name for name in names if "pytest-of-" not in name]
+            return processes + [name for name in names if not any(kept in name for kept in _KEPT)]
 
         while (found := there()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -226,6 +228,41 @@ def nodes(
                     *(f"--elastic-rdzv-endpoint=127.0.0.1:{port}", *extra(number)),
                 ]
                 session.controllers.append(start(directory, number, [*common, *own], each(number)))
+            yield session
+        finally:
+            session.kill()
+
+
+@contextmanager
+def torchruns(
+    directory: Path,
+    *options: str,
+    count: int = 1,
+    nproc: int = 1,
+    torchrun: Sequence[str] = (),
+    each: Callable[[int], Mapping[str, str]] = lambda _: {},
+) -> Iterator[Session]:
+    """Run a session under torchrun, once for each node; the processes are those of torchrun.
+
+    Args:
+        directory: Where its tests are.
+        options: Of pytest.
+        count: How many nodes there are.
+        nproc: How many pytest processes each has.
+        torchrun: Options of torchrun.
+        each: More of the environment of each.
+    """
+    with free_port() as port:
+        where = [f"--nnodes={count}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id=r{port}"]
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={nproc}"),
+            *(where if count > 1 else ["--standalone"]),
+            *(*torchrun, "-m", "pytest", "-p", "elastic", *QUIET, *options),
+        ]
+        session = Session(controllers=[])
+        try:
+            for number in range(count):
+                session.controllers.append(start(directory, number, command, each(number)))
             yield session
         finally:
             session.kill()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -146,10 +146,10 @@ def test_one_with_another_key_is_not_unpickled(members: Members) -> None:
             return pytest.fail, ("it was unpickled",)
 
     connection = call(members)
-    with pytest.raises((AuthenticationError, EOFError, ConnectionError)):
+    with pytest.raises(AuthenticationError):
         answer_challenge(connection, OTHER)
+    with suppress(ConnectionError):
         connection.send_bytes(pickle.dumps(Bomb()))
-        deliver_challenge(connection, OTHER)
     connection.close()
     wait(members, lambda: bool(members.strangers))
     assert members.strangers == [members._listener.getsockname()[0]]
@@ -242,6 +242,7 @@ def test_one_that_is_started_again_takes_the_place(members: Members) -> None:
 
 def test_the_last_word_reaches_all_and_no_launch_waits_any_more() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
     members = Members(listener, KEY, FIRST, silence=LONG)
     connections = []
     for rank in (1, 2):
@@ -258,11 +259,10 @@ def test_the_last_word_reaches_all_and_no_launch_waits_any_more() -> None:
     assert heard == [NodeLost("the run is over")]
     for connection in connections:
         told = []
-        with pytest.raises((EOFError, ConnectionError)):
+        with suppress(EOFError, ConnectionError):
             while True:
                 told.append(pickle.loads(connection.recv_bytes()))
         assert told[-1] == Release(exitcode=3)
         connection.close()
-    with pytest.raises(OSError, match=r".*"):
-        socket.create_connection(("127.0.0.1", listener.getsockname()[1] if listener.fileno() >= 0 else 1), timeout=5)
-    assert os.getpid() == members._owner
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=LONG)
