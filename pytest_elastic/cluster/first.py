@@ -6,6 +6,7 @@ import difflib
 import os
 import socket
 from collections.abc import Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,9 @@ class FirstController:
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
         packs: Tests run side by side on disjoint nodes.
+
+    Attributes:
+        while_waiting: Is called again and again while a test waits for nodes that are lost; what it raises ends that.
     """
 
     def __init__(self, membership: Membership, key: bytes, *, silence: float, patience: float, packs: bool) -> None:
@@ -88,6 +92,7 @@ class FirstController:
         self._tests: tuple[str, ...] = ()
         self._collect: Collect | LeaveAlone | None = None
         self._members.came = self._have_collected
+        self.while_waiting: Callable[[], None] = lambda: None
 
     @property
     def hosts(self) -> list[str]:
@@ -275,6 +280,7 @@ class FirstController:
                         raise NoFreeNodesError
                     if not any(self._may_come_back(rank) for rank in range(1, self.membership.size)):
                         raise ElasticError(self._too_few_left(needed, there))
+                    self.while_waiting()
                     self._members.changed.wait(0.5)
                     continue
                 free = [rank for rank in there if rank not in self._busy]

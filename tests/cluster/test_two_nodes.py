@@ -511,7 +511,7 @@ def on(backend):
     mark = pytest.mark.elastic(nnodes=2, nproc=1, backend="gloo", rdzv_backend=backend, timeout=60)
     return pytest.param(backend, marks=mark)
 
-@pytest.mark.parametrize("backend", map(on, ["c10d", "static", "etcd-v2"]))
+@pytest.mark.parametrize("backend", [on("c10d"), on("static"), on("etcd-v2")])
 def test_rendezvous(backend, rank, elastic_gather):
     tensor = torch.tensor(1)
     dist.all_reduce(tensor)
@@ -526,12 +526,13 @@ def test_restart(rank):
 
 FAULT = [KillRank(1, when_output="here")]
 
-@pytest.mark.elastic(nnodes=2, nproc=1, max_restarts=1, backend="gloo", timeout=60, faults=FAULT)
+@pytest.mark.elastic(nnodes=2, nproc=1, max_restarts=1, backend="gloo", rdzv_backend="c10d", timeout=60, faults=FAULT)
 def test_fault_and_restart(rank):
     while os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         dist.barrier()
         print("here", flush=True)
         time.sleep(0.01)
+    dist.barrier()
 
 @pytest.mark.elastic(nnodes=2, nproc=1, timeout=60, faults=FAULT)
 def test_fault(rank):
