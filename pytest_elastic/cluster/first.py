@@ -6,11 +6,12 @@ import difflib
 import os
 import socket
 from collections.abc import Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock
-from pytest_elastic.cluster.key import derive
+from pytest_elastic.cluster.key import VARIABLE, derive
 from pytest_elastic.cluster.meeting import Listening, listen
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.members import FollowingController, Members
@@ -19,6 +20,7 @@ from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.messages import PreloadOrder, Seats
 from pytest_elastic.spec import LaunchSpec
 
@@ -69,6 +71,9 @@ class FirstController:
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
         packs: Tests run side by side on disjoint nodes.
+
+    Attributes:
+        while_waiting: Is called again and again while a test waits for nodes that are lost; what it raises ends that.
     """
 
     def __init__(self, membership: Membership, key: bytes, *, silence: float, patience: float, packs: bool) -> None:
@@ -87,12 +92,18 @@ class FirstController:
         self._tests: tuple[str, ...] = ()
         self._collect: Collect | LeaveAlone | None = None
         self._members.came = self._have_collected
+        self.while_waiting: Callable[[], None] = lambda: None
 
     @property
     def hosts(self) -> list[str]:
         """Names of the machines, this one first; an empty text for a controller that has not come."""
         others = [self._members.get(rank) for rank in range(1, self.membership.size)]
         return [socket.gethostname(), *(other.host if other is not None else "" for other in others)]
+
+    @property
+    def address(self) -> str:
+        """Address of this machine under which the others reach it; loopback while there are none."""
+        return self._address(tuple(self._members.get(rank) for rank in range(1, self.membership.size)))
 
     def _have_collected(self, member: FollowingController) -> None:
         if self._collect is not None:
@@ -133,12 +144,18 @@ class FirstController:
             raise MembersMissingError(self._members.refusals[0])
         missing = [self._missing(rank) for rank in ranks if (m := self._members.get(rank)) is None or not m.collected]
         if missing:
-            raise MembersMissingError("; ".join(missing))
+            raise MembersMissingError("; ".join(missing) + self._told_of_strangers())
         if own.trouble:
             return  # each test says so
         different = [text for rank in ranks if (text := self._difference(rank))]
         if different:
             raise DifferentTestsError("\n".join(different))
+
+    def _told_of_strangers(self) -> str:
+        if not self._members.strangers:
+            return ""
+        who = ", ".join(self._members.strangers)
+        return f"; {who} called without the key of this run: set {VARIABLE} to the same secret on every node"
 
     def _missing(self, rank: int) -> str:
         member = self._members.get(rank)
@@ -226,7 +243,7 @@ class FirstController:
         """Return the address of this machine under which the others reach it."""
         found = [member.local_address for member in members if member is not None]
         outside = [address for address in found if not address.startswith("127.") and address != "::1"]
-        return (outside or found)[0]
+        return (outside or found or [LOOPBACK])[0]
 
     def _seats(self, spec: LaunchSpec, request: Request, devices: Devices) -> Seats:
         """Return how the ranks of a test are numbered that runs in the ranks that are there."""
@@ -263,6 +280,7 @@ class FirstController:
                         raise NoFreeNodesError
                     if not any(self._may_come_back(rank) for rank in range(1, self.membership.size)):
                         raise ElasticError(self._too_few_left(needed, there))
+                    self.while_waiting()
                     self._members.changed.wait(0.5)
                     continue
                 free = [rank for rank in there if rank not in self._busy]
@@ -322,9 +340,9 @@ class FirstController:
         return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
 
     def has_lost(self) -> bool:
-        """Tell whether one of the others has been lost with a test that is under way."""
+        """Tell whether one of the others is lost. Its launch may be over, and what became of the test still untold."""
         members = [self._members.get(rank) for rank in range(1, self.membership.size)]
-        return any(member is not None and member.takes_launches_along for member in members)
+        return any(member is not None and bool(member.lost) for member in members)
 
     def begin(self) -> None:
         """Take note that tests begin: what they change in the environment is to be known elsewhere."""

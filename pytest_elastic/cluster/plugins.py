@@ -159,6 +159,13 @@ class FirstPlugin:
         assert self._first is not None
         if self._alone:
             return (yield)
+
+        def stop_waiting() -> None:
+            # Who has asked for the end brings no node back; a test that has not begun is left to another session.
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+
+        self._first.while_waiting = stop_waiting
         with Termination(session, self._first.has_lost).in_force():
             return (yield)
 
