@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
 _DYNAMIC: Final = ("c10d", "etcd-v2")
+_LAST_CALL_ACROSS: Final = 10
+"""Seconds that agents on several machines wait for more nodes than they need."""
 _TORCHS_OWN: Final = ("local", "static", "c10d", "etcd", "etcd-v2")
 _OTHERWISE_GIVEN: Final = ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
 _HOST: Final = r"(?:\[[0-9a-fA-F:.%\w]+\]|[\w.-]+)"
@@ -135,6 +137,11 @@ def make_plan(
         nodes = len(site.members)
         config |= {"nproc_per_node": 1, "min_nodes": nodes, "max_nodes": nodes, "rdzv_backend": "local"}
         most = nodes
+    elif site.has_others:
+        # No more come than are there: nobody waits for them. Those that are there may be slow to start, or far away.
+        most = config["max_nodes"] = len(site.members)
+        if spec.rdzv_backend in _DYNAMIC and "last_call_timeout" not in request.rdzv_configs:
+            config["rdzv_configs"]["last_call_timeout"] = _LAST_CALL_ACROSS
     for name, value in config.items():
         refuse_unsendable(f"elastic_launch(config=): {name}", value)
     agents = request.agents if request.agents is not None else most

@@ -617,7 +617,7 @@ class Supervisor:
             self._part()
 
     def _kill_after_last_look(self) -> None:
-        """Kill everything when ranks that nobody has told to end, as a lost machine cannot, have said where they are."""
+        """Kill everything, when ranks that nobody has told to end so far have said where they are."""
         ranks = self.roster.ranks()
         silent = [rank for rank in ranks if rank.alive() and not wrote_stacks(rank, self.plan.directory)]
         if silent and self._killing_since is None:

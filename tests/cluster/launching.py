@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Optional, Union
+from typing import Any, Final, TypeAlias
 
 from .holder import processes_in
 from .hosts import Host
@@ -32,9 +33,9 @@ PYTEST: Final = (
 """The command, with the plugin loaded by its name: as where plugins are not loaded by themselves."""
 
 Told = dict[str, Any]
-Place = Optional[Host]
+Place: TypeAlias = Host | None
 """Where to start something: on a host, or on this machine as it is."""
-Command = tuple[Place, Sequence[Union[str, Path]]]
+Command: TypeAlias = tuple[Place, Sequence[str | Path]]
 """What to start, and where."""
 
 
@@ -98,8 +99,8 @@ class Session:
 
 def without_hosts(text: str, hosts: Sequence[Host]) -> str:
     """Return a text as it would be on one machine, and with no seconds."""
-    for host in hosts:
-        text = text.replace(f" ({host.name})", "").replace(f" on {host.name}", "")
+    for name in (*(host.name for host in hosts), socket.gethostname()):
+        text = text.replace(f" ({name})", "").replace(f" on {name}", "")
     return re.sub(r"\b\d+\.\d+ s\b", "* s", text)
 
 
@@ -150,9 +151,7 @@ class Running:
 
     def said(self) -> list[str]:
         """Return what each has printed so far."""
-        return [
-            (self.folder / f"out-{number}").read_text(errors="replace") for number in range(len(self.processes))
-        ]
+        return [(self.folder / f"out-{number}").read_text(errors="replace") for number in range(len(self.processes))]
 
     def wait_for_file(self, path: Path) -> None:
         """Wait until a test has made a file."""

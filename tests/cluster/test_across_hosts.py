@@ -143,7 +143,9 @@ def test_hosts_with_different_keys_do_not_meet(two_hosts: list[Host], tmp_path: 
     first, (host, argv) = by_options(two_hosts, "ranks.py", "-k", "passes", "--elastic-join-timeout=8")
     across = run([first, (host, ["env", f"PYTEST_ELASTIC_KEY={KEY[::-1]}", *argv])], tmp_path / "session")
     assert across.codes == [4, 4], across.outputs
-    print(across.outputs)
+    assert "node 1 did not come within 8 s" in across.output, across.output
+    assert across.outputs[1].startswith("ERROR: elastic: node 1 could not "), across.outputs[1]
+    assert across.outputs[1].count("\n") <= 2
 
 
 THREE = {
@@ -179,7 +181,9 @@ def test_three_hosts_also_slow_ones(
     assert first.startswith("rank 5 of 6 on host2 failed first, after "), first
     for group in ("ranks 0-1 on host0", "ranks 2-3 on host1", "rank 4 on host2"):
         assert group in first
-    print(across.output, {told["nodeid"]: round(across.took(told["nodeid"]), 2) for told in across.reports}, across.seconds)
+    took = {nodeid: round(across.took(nodeid), 1) for nodeid in THREE}
+    print(f"{launcher}, {milliseconds} ms: {took}")
+    assert max(took.values()) < 60, took
     assert [left_on(host) for host in three_hosts] == [[], [], []]
 
 
@@ -201,7 +205,8 @@ def test_a_link_is_cut_in_the_middle_of_an_all_reduce(two_hosts: list[Host], tmp
         cut_while_it_reduces(running, two_hosts[1])
         cut_at = time.monotonic()
         # The follower keeps its pytest and its server, and ends the agent and the ranks, though nobody tells it to.
-        running.wait_until(lambda: not any("lost.py" not in line for line in ranks_on(two_hosts[1])))
+        many = len(processes_on(two_hosts[1]))
+        running.wait_until(lambda: len(processes_on(two_hosts[1])) <= many - 3)
         assert time.monotonic() - cut_at < 60
         session = running.finish()
     assert session.codes == [1, 3], session.outputs
@@ -222,10 +227,6 @@ def test_a_link_is_cut_in_the_middle_of_an_all_reduce(two_hosts: list[Host], tmp
     assert [left_on(host) for host in two_hosts] == [[], []]
 
 
-def ranks_on(host: Host) -> list[str]:
-    return [line for line in processes_on(host) if "rank" in line]
-
-
 @pytest.mark.soak
 def test_a_short_cut_is_waited_out(two_hosts: list[Host], tmp_path: Path) -> None:
     commands = by_options(two_hosts, "lost.py", "--elastic-node-timeout=30")
@@ -235,7 +236,8 @@ def test_a_short_cut_is_waited_out(two_hosts: list[Host], tmp_path: Path) -> Non
         two_hosts[1].mend()
         (running.folder / "stop").touch()
         session = running.finish()
-    print(session.output)
+    assert session.codes == [0, 0], session.outputs
+    assert set(outcomes_of(session).values()) == {"passed"}
 
 
 @pytest.mark.soak
@@ -265,12 +267,13 @@ def test_a_host_whose_pytest_is_started_again_runs_later_tests(
     else:
         commands = by_torchrun(two_hosts, "back.py", options=["--max-restarts=2"])
     session = run(commands, tmp_path / "session")
-    print(session.outputs[0], "SECOND", session.outputs[1], session.codes, session.seconds)
     assert outcomes_of(session) == {
         "back.py::test_before": "passed",
         "back.py::test_pytest_dies": "failed",
         "back.py::test_after": "passed",
         "back.py::test_fails_after": "failed",
     }, session.outputs
-    assert "node 1 (host1) was lost after " in session.failure("test_pytest_dies")
+    # Under torchrun the session is started again, and reports again what is over.
+    (text,) = {told["text"] for told in session.of("test_pytest_dies") if told["outcome"] == "failed"}
+    assert text.startswith("node 1 (host1) was lost after "), text
     assert [left_on(host) for host in two_hosts] == [[], []]

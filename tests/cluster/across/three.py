@@ -23,7 +23,7 @@ def test_first_two(elastic_gather):
     assert elastic_gather(socket.gethostname()) == ["host0", "host1"]
 
 
-@pytest.mark.elastic(nnodes="1:3", nproc=1, timeout=60)
+@pytest.mark.elastic(nnodes="1:4", nproc=1, timeout=60)
 def test_as_many_as_there_are(world_size):
     assert world_size == 3
 

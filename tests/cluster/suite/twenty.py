@@ -1,4 +1,4 @@
-"""Twenty tests, as a project has them: on no ranks, on one node and on two, that pass, fail, skip, and fail as expected."""
+"""Twenty tests on no ranks, on one node and on two, that pass, fail, skip, and fail as expected."""
 
 import os
 import signal
