@@ -6,7 +6,6 @@ import difflib
 import os
 import socket
 from collections.abc import Callable
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
