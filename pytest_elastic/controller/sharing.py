@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,18 +61,19 @@ class SharedFixtures:
             compat.prune(item)
 
     def _key_of(self, definition: Any) -> Callable[[pytest.FixtureRequest], str]:
+        # Now: while a value is borrowed the definition has another function. With another key then, pytest would give
+        # the value back and borrow it anew at each use, and it could be torn down before what was made of it.
+        what = (definition.baseid, definition.argname, getattr(definition.func, "__qualname__", ""))
+
         def key(request: pytest.FixtureRequest) -> str:
             item = compat.item_of(request)
             given = compat.parameters_of(item)
             names = sorted(self._parameters[definition] & given.keys())
-            what = (definition.baseid, definition.argname, getattr(definition.func, "__qualname__", ""))
             try:
                 data = cloudpickle.dumps((what, [(name, given[name]) for name in names]))
             except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
                 data = repr((what, item.nodeid)).encode()  # all workers have the same tests
-            # pytest asks whether it is the same object, not an equal one: a fixture that is borrowed would be given
-            # back and borrowed anew at each use, and then be torn down before what was made of it.
-            return sys.intern(hashlib.sha256(data).hexdigest()[:20])
+            return hashlib.sha256(data).hexdigest()[:20]
 
         return key
 
