@@ -157,7 +157,7 @@ def factory():
 
 def outcomes(out: str) -> dict[str, str]:
     """Return what the short summary says of each test."""
-    found = re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) \S+::(\w+)", out, re.MULTILINE)
+    found = re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) \S*::(\w+)", out, re.MULTILINE)
     return {name: outcome for outcome, name in found}
 
 
