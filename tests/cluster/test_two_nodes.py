@@ -7,10 +7,11 @@ import signal
 import socket
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from .controllers import KILL, Session, ended, nodes, wait_until
@@ -388,10 +389,12 @@ def test_a_node_that_falls_silent_and_comes_back(place: Path, everything: bool) 
         lost = session.controllers[1]
         stopped = lost.family() if everything else lost.family()[:1]
         for process in stopped:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # one that was about to end
+                process.suspend()
         wait_until(lambda: "test_lost FAILED" in session.out)
         for process in stopped:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
         assert session.wait() == [1, 1]
         assert session.left() == []
 
