@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_elastic.controller.holding import RUN
 from pytest_elastic.controller_fixtures import SETTING_UP, moved
-from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.pid import own_pid
 from pytest_elastic.roles import RANK
 
@@ -165,8 +163,11 @@ def is_xdist_worker(config: pytest.Config) -> bool:
 
 def address_for_others(config: pytest.Config) -> str:
     """Return the address of this machine for the other nodes of the session; loopback if there are none."""
+    from pytest_elastic.controller.holding import RUN
+    from pytest_elastic.services.etcd_start import HOST
+
     cluster = config.stash[RUN].cluster if RUN in config.stash else None
-    return LOOPBACK if cluster is None else cluster.address
+    return HOST if cluster is None else cluster.address
 
 
 def run_directory(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:

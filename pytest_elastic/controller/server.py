@@ -251,7 +251,9 @@ class PreloadedServer:
         os.close(self.address.alive_fd)
         os.close(self._answer_r)
         for pid in kernel.descendants(self.pid):
-            kernel.ProcessHandle(pid).send(9)
+            handle = kernel.ProcessHandle(pid)
+            handle.send(9)
+            handle.close()
         self._process.kill()
 
     def stop(self) -> None:

@@ -7,10 +7,11 @@ import signal
 import socket
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from .controllers import KILL, Session, ended, nodes, wait_until
@@ -157,7 +158,7 @@ def factory():
 
 def outcomes(out: str) -> dict[str, str]:
     """Return what the short summary says of each test."""
-    found = re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) \S+::(\w+)", out, re.MULTILINE)
+    found = re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) \S*::(\w+)", out, re.MULTILINE)
     return {name: outcome for outcome, name in found}
 
 
@@ -208,6 +209,9 @@ def test_one_report_of_what_happens_on_both(place: Path) -> None:
         "test_segfault": "killed by SIGSEGV",
     }.items():
         assert re.match(rf"rank 1 of 2 on \S+ failed first, after \S+ s: {reason}", head[name]), head[name]
+    assert re.search(
+        r"breakpoint at test_it.py:\d+ on rank 1: .* to which this terminal does not reach", head["test_debugger"]
+    )
     assert head["test_hangs"] == "timed out after 6 s: test_hangs"
     assert re.search(r"^rank 1 on \S+: in wait at test_it.py:\d+$", out, re.MULTILINE)
     assert re.search(r"rank 0 on \S+: blocked in wait at test_it.py:\d+, killed", out)
@@ -267,6 +271,7 @@ Different tests were collected on node 0 ({host}) and node 1 ({host}):
     assert session.controllers[1].err == ""
 
 
+@pytest.mark.soak
 def test_a_file_that_another_node_cannot_import(place: Path) -> None:
     session, codes = run(place, PASSES + "if os.environ['NODE'] == '1':\n    import nothing_of_that_name\n")
     assert codes == [2, 2]
@@ -274,6 +279,7 @@ def test_a_file_that_another_node_cannot_import(place: Path) -> None:
     assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in session.out
 
 
+@pytest.mark.soak
 def test_another_key_is_told_on_both_sides(place: Path) -> None:
     session, codes = run(
         place, PASSES, "--elastic-join-timeout=8", each=lambda number: {"PYTEST_ELASTIC_KEY": f"{number}" * 32}
@@ -383,10 +389,12 @@ def test_a_node_that_falls_silent_and_comes_back(place: Path, everything: bool) 
         lost = session.controllers[1]
         stopped = lost.family() if everything else lost.family()[:1]
         for process in stopped:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # one that was about to end
+                process.suspend()
         wait_until(lambda: "test_lost FAILED" in session.out)
         for process in stopped:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
         assert session.wait() == [1, 1]
         assert session.left() == []
 
