@@ -63,7 +63,7 @@ def take_place(config: pytest.Config) -> int | None:
     Returns:
         The exit code of one that follows another, when that has ended; else ``None``.
     """
-    if role(config) != "controller" or is_xdist_worker(config) or config.option.help:
+    if role(config) != "controller" or is_xdist_worker(config) or _only_tells(config):
         return None
     given = config.stash[GIVEN] = read_options(config)
     if not may_be_member(os.environ, given):
@@ -103,7 +103,7 @@ def recorded_exit_code(config: pytest.Config) -> int | None:
     """Open the record of the session, where one is asked for; return its exit code if the session was complete."""
     if not (config.getoption("elastic_record", None) is not None or config.getini("elastic_record")):
         return None
-    if only_looks(config) or any(config.getoption(name, False) for name in ("help", "version", "markers", "cacheshow")):
+    if only_looks(config) or _only_tells(config):
         return None
     from pytest_elastic.cluster.record_option import open_record
 
@@ -156,6 +156,11 @@ def _memory(config: pytest.Config) -> list[str]:
 def _memory_key(config: pytest.Config) -> str:
     given = config.invocation_params
     return "\n".join([str(given.dir), *map(str, given.args)])
+
+
+def _only_tells(config: pytest.Config) -> bool:
+    """Tell whether pytest answers a question, and has no session."""
+    return any(config.getoption(name, False) for name in ("help", "version", "markers", "cacheshow"))
 
 
 def only_looks(config: pytest.Config) -> bool:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_elastic.controller.holding import RUN
 from pytest_elastic.controller_fixtures import SETTING_UP, moved
+from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.pid import own_pid
 from pytest_elastic.roles import RANK
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 def etcd_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _elastic_ports: PortReservations
 ) -> Iterator[EtcdServer]:
-    """A real etcd on loopback, one per run, shared by all xdist workers.
+    """A real etcd on loopback, one per run, shared by all xdist workers; other nodes of a session reach it too.
 
     Its ``endpoint`` is what torch calls ``rdzv_endpoint``; ``host``, ``port``, ``client`` (python-etcd),
     ``pid``, ``version`` and ``output()`` tell the rest. Keys of other tests may be in it: use your own names.
@@ -40,7 +42,9 @@ def etcd_server(
     directory = run_directory(request.config, tmp_path_factory)
     worker = is_xdist_worker(request.config)
     owner = ProcessId.of(os.getppid() if worker else own_pid())
-    server = shared_etcd(directory=directory, ports=_elastic_ports, owner=owner)
+    server = shared_etcd(
+        directory=directory, ports=_elastic_ports, owner=owner, host=address_for_others(request.config)
+    )
     request.config.stash[SHARED_SERVER] = server
     yield server
     server.close_client()
@@ -75,6 +79,7 @@ def etcd_server_factory(
             owner=ProcessId.of(own_pid()),
             shared=False,
             timeout=timeout,
+            host=address_for_others(request.config),
         )
         servers.append(server)
         return server
@@ -156,6 +161,12 @@ def _elastic_ports(
 def is_xdist_worker(config: pytest.Config) -> bool:
     """Tell whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
+
+
+def address_for_others(config: pytest.Config) -> str:
+    """Return the address of this machine for the other nodes of the session; loopback if there are none."""
+    cluster = config.stash[RUN].cluster if RUN in config.stash else None
+    return LOOPBACK if cluster is None else cluster.address
 
 
 def run_directory(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:

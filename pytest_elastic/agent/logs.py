@@ -57,7 +57,7 @@ class RankLogs(LogsSpecs):
             id = RankId(  # noqa: A001 (what it is)
                 world=self._world(),
                 rank=int(env["RANK"]),
-                local_rank=int(env["LOCAL_RANK"]),
+                local_rank=local_rank if self._seats is None else int(env["LOCAL_RANK"]),
                 node=self._node,
                 group_rank=int(env["GROUP_RANK"]),
                 world_size=int(env["WORLD_SIZE"]),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock
-from pytest_elastic.cluster.key import derive
+from pytest_elastic.cluster.key import VARIABLE, derive
 from pytest_elastic.cluster.meeting import Listening, listen
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.members import FollowingController, Members
-from pytest_elastic.cluster.messages import Collect, LeaveAlone, Release
+from pytest_elastic.cluster.messages import Collect, Collected, LeaveAlone, Release
 from pytest_elastic.cluster.node_launch import TOKEN
 from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
 from pytest_elastic.errors import ElasticError
+from pytest_elastic.loopback_store import LOOPBACK
 from pytest_elastic.messages import PreloadOrder, Seats
 from pytest_elastic.spec import LaunchSpec
 
@@ -29,6 +31,7 @@ _RELEASE: Final = 1.0
 _STAY: Final = 1.0
 """Seconds for which the others wait for the end of this process, to end after it."""
 _LATE: Final = 30.0
+_SOON: Final = 3.0
 _SHOWN: Final = 20
 """Lines of a difference that are shown."""
 
@@ -67,6 +70,9 @@ class FirstController:
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
         packs: Tests run side by side on disjoint nodes.
+
+    Attributes:
+        while_waiting: Is called again and again while a test waits for nodes that are lost; what it raises ends that.
     """
 
     def __init__(self, membership: Membership, key: bytes, *, silence: float, patience: float, packs: bool) -> None:
@@ -85,6 +91,7 @@ class FirstController:
         self._tests: tuple[str, ...] = ()
         self._collect: Collect | LeaveAlone | None = None
         self._members.came = self._have_collected
+        self.while_waiting: Callable[[], None] = lambda: None
 
     @property
     def hosts(self) -> list[str]:
@@ -92,40 +99,62 @@ class FirstController:
         others = [self._members.get(rank) for rank in range(1, self.membership.size)]
         return [socket.gethostname(), *(other.host if other is not None else "" for other in others)]
 
+    @property
+    def address(self) -> str:
+        """Address of this machine under which the others reach it; loopback while there are none."""
+        return self._address(tuple(self._members.get(rank) for rank in range(1, self.membership.size)))
+
     def _have_collected(self, member: FollowingController) -> None:
         if self._collect is not None:
             member.tell(self._collect)
 
-    def wait_for_all(self, tests: tuple[str, ...], order: PreloadOrder) -> None:
-        """Wait until all others have come and collected, and compare what that is with the tests here.
+    def wait_for_all(
+        self, order: PreloadOrder, collect: Callable[[], Collected], waits: Callable[[str], object]
+    ) -> None:
+        """Wait until all others have come and collected, and compare what that is with what was collected here.
 
         Args:
-            tests: Node ids of the files with tests that run on ranks, sorted.
             order: What the preloaded server collects.
+            collect: Waits until it has here, and returns what.
+            waits: Called, once, with who is waited for, if it takes long.
 
         Raises:
             MembersMissingError: Some have not come.
             DifferentTestsError: Some have collected others.
         """
-        self._tests = tests
         with self._members.changed:
             self._collect = Collect(order=order)
             self._tell_all(self._collect)
+        own = collect()
+        self._tests = own.tests
         ranks = range(1, self.membership.size)
 
         def settled(rank: int) -> bool:
             member = self._members.get(rank)
             return member is not None and (member.collected is not None or bool(member.lost))
 
-        self._members.wait(lambda: all(map(settled, ranks)) or bool(self._members.refusals), self._patience)
+        def over() -> bool:
+            return all(map(settled, ranks)) or bool(self._members.refusals)
+
+        if not self._members.wait(over, min(_SOON, self._patience)):
+            waits(", ".join(self.name_of(rank) for rank in ranks if not settled(rank)))
+            self._members.wait(over, self._patience - _SOON)
         if self._members.refusals and not all(map(settled, ranks)):
             raise MembersMissingError(self._members.refusals[0])
         missing = [self._missing(rank) for rank in ranks if (m := self._members.get(rank)) is None or not m.collected]
         if missing:
-            raise MembersMissingError("; ".join(missing))
+            raise MembersMissingError("; ".join(missing) + self._told_of_strangers())
+        if own.trouble:
+            return  # each test says so
         different = [text for rank in ranks if (text := self._difference(rank))]
         if different:
             raise DifferentTestsError("\n".join(different))
+
+    def _told_of_strangers(self) -> str:
+        if not self._members.strangers:
+            return ""
+        who = ", ".join(self._members.strangers)
+        return f"; {who} called without the key of this run: set {VARIABLE} to the same secret on every node"
 
     def _missing(self, rank: int) -> str:
         member = self._members.get(rank)
@@ -213,7 +242,7 @@ class FirstController:
         """Return the address of this machine under which the others reach it."""
         found = [member.local_address for member in members if member is not None]
         outside = [address for address in found if not address.startswith("127.") and address != "::1"]
-        return (outside or found)[0]
+        return (outside or found or [LOOPBACK])[0]
 
     def _seats(self, spec: LaunchSpec, request: Request, devices: Devices) -> Seats:
         """Return how the ranks of a test are numbered that runs in the ranks that are there."""
@@ -250,6 +279,7 @@ class FirstController:
                         raise NoFreeNodesError
                     if not any(self._may_come_back(rank) for rank in range(1, self.membership.size)):
                         raise ElasticError(self._too_few_left(needed, there))
+                    self.while_waiting()
                     self._members.changed.wait(0.5)
                     continue
                 free = [rank for rank in there if rank not in self._busy]
@@ -309,9 +339,9 @@ class FirstController:
         return member.collected is not None and not member.collected.trouble and member.collected.tests == self._tests
 
     def has_lost(self) -> bool:
-        """Tell whether one of the others has been lost with a test that is under way."""
+        """Tell whether one of the others is lost. Its launch may be over, and what became of the test still untold."""
         members = [self._members.get(rank) for rank in range(1, self.membership.size)]
-        return any(member is not None and member.takes_launches_along for member in members)
+        return any(member is not None and bool(member.lost) for member in members)
 
     def begin(self) -> None:
         """Take note that tests begin: what they change in the environment is to be known elsewhere."""

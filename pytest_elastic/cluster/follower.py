@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_elastic import clock, tasks
+from pytest_elastic import clock
 from pytest_elastic.channel import limit_waits
 from pytest_elastic.cluster.addresses import Address
+from pytest_elastic.cluster.collection import collected_by_server
 from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.link import Link
 from pytest_elastic.cluster.meeting import MeetingError, reach_first
@@ -34,7 +33,6 @@ from pytest_elastic.cluster.messages import (
 from pytest_elastic.cluster.node_launch import NodeLaunch
 from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
 from pytest_elastic.errors import ElasticError
-from pytest_elastic.forking import Task
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.run import ElasticRun
@@ -109,7 +107,7 @@ class Follower:
 
     def _greet(self, sock: socket.socket, *, again: bool) -> Connection:
         me = self._membership
-        self._address = str(sock.getsockname()[0])
+        self._address = str(sock.getsockname()[0]).removeprefix("::ffff:")
         limit_waits(sock, _PROOF)
         connection = Connection(os.dup(sock.fileno()))
         try:
@@ -194,32 +192,11 @@ class Follower:
         link = self._link
         try:
             run.follow(wanted.order)
-            collected = self._ask_server(run)
+            collected = collected_by_server(run)
         except (ElasticError, OSError) as error:
             collected = Collected(tests=(), trouble=str(error))
         if link is not None:
             link.send(collected)
-
-    def _ask_server(self, run: ElasticRun) -> Collected:
-        """Have the server say what it has collected; it does so when it has."""
-        server = run.server_for(torch_only=False)
-        file = run.directory / "collected.json"
-        try:
-            status = server.fork(
-                Task("collection", tasks.tell_collection, (str(file),)), cwd=os.getcwd(), sys_path=sys.path, fds=[]
-            )
-            try:
-                while os.read(status, 16):
-                    pass
-            finally:
-                os.close(status)
-        finally:
-            server.leave()
-        try:
-            told = json.loads(file.read_text())
-        except (OSError, ValueError):
-            raise ElasticError(f"the preloaded server died: {server.how_it_died()}\n{server.last_words()}") from None
-        return Collected(tests=tuple(told["tests"]), trouble=told["trouble"])
 
     def _start(self, order: StartAgent, run: ElasticRun) -> None:
         link = self._link

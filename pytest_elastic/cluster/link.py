@@ -6,6 +6,7 @@ Whoever sends never waits for the network, and nobody is unpickled who has not p
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import queue
@@ -20,6 +21,8 @@ from pytest_elastic.cluster.messages import Ping, Pong
 
 _PULSE: Final = 1.0
 """Seconds between two questions whether the other end is there."""
+_LAST: Final = 5.0
+"""Seconds that whoever sends gets to see that the link has ended; it is told at once."""
 _FULL: Final = 64
 """Messages that may wait to be sent before those who can wait do."""
 
@@ -62,6 +65,7 @@ class Link:
             threading.Thread(target=work, name=f"elastic-link-{work.__name__.strip('_')}", daemon=True)
             for work in (self._read, self._write, self._pulse)
         ]
+        self._writer: Final = self._threads[1]
 
     def start(self) -> None:
         """Begin to listen."""
@@ -87,7 +91,7 @@ class Link:
     def drain(self, seconds: float) -> None:
         """Send nothing more, and wait for some seconds at most until what was sent before has gone out."""
         self._outgoing.put(None)
-        self._threads[1].join(seconds)
+        self._writer.join(seconds)
 
     def close(self) -> None:
         """Hang up."""
@@ -115,17 +119,21 @@ class Link:
         reason = "its pytest has ended"
         try:
             while not self._ended.is_set():
-                message = pickle.loads(self._connection.recv_bytes())
+                message = _unpickled(self._connection.recv_bytes())
                 self._heard = clock.monotonic()
                 self._take(message)
         except EOFError:
             pass
         except OSError as error:
-            reason = f"the connection to it broke: {error.strerror or error}"
+            # It ended within a message, or before it had read all: that is how the system says it then.
+            if error.errno not in (None, errno.ECONNRESET):
+                reason = f"the connection to it broke: {error.strerror}"
         except Exception as error:  # noqa: BLE001 (what is no message ends the link, whatever it raises)
             reason = f"what it said was no message ({type(error).__name__}: {error})"
         self._end(reason)
-        self._connection.close()
+        self._writer.join(_LAST)
+        if not self._writer.is_alive():  # it would write to whatever has the number of the descriptor next
+            self._connection.close()
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Ping):
@@ -157,3 +165,10 @@ class Link:
             if silent > self._silence:
                 self._end(f"nothing was heard of it for {silent:.0f} s")
                 return
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except EOFError as error:  # is not the end of the link
+        raise pickle.UnpicklingError(str(error)) from None

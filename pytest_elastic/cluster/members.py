@@ -23,6 +23,23 @@ from pytest_elastic.controller.nodes import NodeLost
 _PROOF: Final = 10.0
 """Seconds that a caller gets to prove itself, and to say who it is."""
 _MEASURE: Final = 5.0
+_TOLD: Final = 3
+"""How many strangers are told of: anybody can call."""
+
+
+class _Unreadable:
+    """Stands for a first word that was no message of this version."""
+
+    def __init__(self, why: str) -> None:
+        self.why: Final = why
+
+
+def _read(data: bytes) -> object:
+    """Unpickle what somebody said who has proven the key."""
+    try:
+        return pickle.loads(data)
+    except Exception as error:  # noqa: BLE001 (whatever is raised by what another version has sent)
+        return _Unreadable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 class FollowingController:
@@ -72,12 +89,6 @@ class FollowingController:
         with self._changed:
             self._launches.pop(launch, None)
 
-    @property
-    def takes_launches_along(self) -> bool:
-        """It is lost, and launches that it was a part of are still to end."""
-        with self._changed:
-            return bool(self.lost and self._launches)
-
     def tell(self, message: object) -> None:
         """Send it a message, soon."""
         if self.link is not None:
@@ -119,6 +130,7 @@ class Members:
     Attributes:
         changed: Notified when one has come, has collected, or is lost.
         refusals: Why callers were turned away, a line each.
+        strangers: Addresses of callers that did not know the key.
         came: Is told of each controller that has come, with ``changed`` held.
     """
 
@@ -132,6 +144,7 @@ class Members:
         self._owner = kernel.own_pid()
         self.changed: Final = threading.Condition(threading.RLock())
         self.refusals: Final[list[str]] = []
+        self.strangers: Final[list[str]] = []
         self.came: Callable[[FollowingController], None] = lambda _: None
         self._thread = threading.Thread(target=self._accept, name="elastic-members", daemon=True)
         self._thread.start()
@@ -155,23 +168,24 @@ class Members:
     def _accept(self) -> None:
         while True:
             try:
-                caller, _ = self._listener.accept()
+                caller, address = self._listener.accept()
             except OSError:
                 return  # closed
-            threading.Thread(target=self._greet, args=(caller,), name="elastic-greeting", daemon=True).start()
+            threading.Thread(
+                target=self._greet, args=(caller, str(address[0])), name="elastic-greeting", daemon=True
+            ).start()
 
-    def _greet(self, caller: socket.socket) -> None:
+    def _greet(self, caller: socket.socket, address: str) -> None:
         try:
             with caller:
                 caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 limit_waits(caller, _PROOF)
                 connection = Connection(os.dup(caller.fileno()))
-                local = str(caller.getsockname()[0])
+                local = str(caller.getsockname()[0]).removeprefix("::ffff:")
                 try:
                     deliver_challenge(connection, self._key)
                     answer_challenge(connection, self._key)
-                    hello = pickle.loads(connection.recv_bytes())
-                    reason = self._refusal(hello)
+                    reason = self._refusal(hello := _read(connection.recv_bytes()))
                     connection.send_bytes(
                         pickle.dumps(Refused(reason=reason) if reason else Welcome(run=self._membership.run_id))
                     )
@@ -179,9 +193,15 @@ class Members:
                     connection.close()
                     raise
                 limit_waits(caller, 0)
-        except (AuthenticationError, EOFError, OSError):
-            return  # nobody, or somebody else
-        if reason:
+        except AuthenticationError:
+            with self.changed:
+                if address not in self.strangers and len(self.strangers) < _TOLD:
+                    self.strangers.append(address)
+                self.changed.notify_all()
+            return
+        except (EOFError, OSError):
+            return  # nobody
+        if reason or not isinstance(hello, Hello):
             connection.close()
             with self.changed:
                 self.refusals.append(reason)
@@ -190,6 +210,8 @@ class Members:
         self._welcome(hello, connection, local)
 
     def _refusal(self, hello: object) -> str:
+        if isinstance(hello, _Unreadable):
+            return f"what a caller said cannot be read ({hello.why}); install the same versions on every node"
         if not isinstance(hello, Hello):
             return f"a caller said {type(hello).__name__}, not who it is"
         who = f"{hello.host} (pid {hello.pid})"
@@ -250,6 +272,8 @@ class Members:
             link.send(last)
         for link in links:
             link.drain(drain)
+        for member in members:
+            member.lose("the run is over")  # no launch waits for an answer
         self._thread.join(1.0)
 
         def hang_up() -> None:

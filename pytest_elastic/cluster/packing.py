@@ -99,6 +99,6 @@ class Packing:
 def _is_skipped(item: pytest.Item) -> bool:
     if not any(item.iter_markers(name="skip")) and not any(item.iter_markers(name="skipif")):
         return False
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, pytest.fail.Exception):
         return compat.evaluate_skip_marks(item) is not None
     return True  # pytest says what is wrong with the condition when the test's turn comes

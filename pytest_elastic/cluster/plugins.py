@@ -13,6 +13,7 @@ from typing import Any, Final, TextIO
 
 import pytest
 
+from pytest_elastic.cluster.collection import collected_by_server
 from pytest_elastic.cluster.first import DifferentTestsError, FirstController, MembersMissingError
 from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
 from pytest_elastic.cluster.key import cluster_key
@@ -89,7 +90,6 @@ class FirstPlugin:
         self._given = given
         self._first: FirstController | None = None
         self._session: pytest.Session | None = None
-        self._found: list[tuple[str, str]] = []
         self._variables: LauncherVariables | None = None
         self._alone = False
 
@@ -114,12 +114,6 @@ class FirstPlugin:
                 f"one rank ({self._membership.launcher}), and a test has all of them; leave it out"
             )
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
-        """Keep the tests before any plugin takes some of them away."""
-        self._found += [(str(item.path), item.nodeid) for item in items]
-        yield
-
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Wait until the others have collected the same tests."""
@@ -129,9 +123,13 @@ class FirstPlugin:
             self._leave_alone(session.config)
             return
         reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
-        tests = tuple(sorted(nodeid for path, nodeid in self._found if path in run.files))
+
+        def waits(for_whom: str) -> None:
+            if reporter is not None:
+                reporter.write_line(f"elastic: waiting for {for_whom} ...")
+
         try:
-            self._first.wait_for_all(tests, run.preload_order())
+            self._first.wait_for_all(run.preload_order(), lambda: collected_by_server(run), waits)
         except MembersMissingError as error:
             raise pytest.UsageError(f"elastic: {error}") from None
         except DifferentTestsError as error:
@@ -161,6 +159,13 @@ class FirstPlugin:
         assert self._first is not None
         if self._alone:
             return (yield)
+
+        def stop_waiting() -> None:
+            # Who has asked for the end brings no node back; a test that has not begun is left to another session.
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+
+        self._first.while_waiting = stop_waiting
         with Termination(session, self._first.has_lost).in_force():
             return (yield)
 

@@ -42,6 +42,7 @@ from pytest_elastic.report.judgement import (
     find_failures,
     judge_test,
     load,
+    seconds_of,
     skip_of,
 )
 from pytest_elastic.report.output import put_sections
@@ -350,6 +351,9 @@ class ElasticItem:
         if self._launch is None or report.when not in PHASES:
             return
         vars(report)["elastic_ranks"] = self._launch.world_size  # goes with the report, through xdist too
+        if self._ahead:  # pytest has only seen how long it had to wait for the rest
+            ranks = self._record.last_world() if self._record is not None else self._launch.roster.last_world()
+            report.duration = max(report.duration, seconds_of(ranks, report.when, self._launch.started_ns))
         self._put_what_others_show(report, report.when)
         record, when = self._record, report.when
         if record is None:

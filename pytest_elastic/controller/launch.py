@@ -332,6 +332,11 @@ class Launch:
         )
 
     @property
+    def started_ns(self) -> int:
+        """When it began, or its ranks their test."""
+        return self._supervisor.started_ns
+
+    @property
     def timeout(self) -> float | None:
         """Deadline of what it runs, in seconds."""
         return self._supervisor.timeout

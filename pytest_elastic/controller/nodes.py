@@ -239,8 +239,10 @@ class RemoteNode:
             if coverage is None:
                 return
             file = Path(coverage.files).parent / f"{self.node}-{relative.name}"
-        else:
+        elif message.root == "logs":
             file = self._plan.directory / relative
+        else:
+            return
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with _open_to_write_into(file) as stream:
@@ -326,4 +328,4 @@ class Nodes:
 
 def _open_to_write_into(file: Path) -> BinaryIO:
     """Open a file to be written at any place, with all that is there kept."""
-    return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
+    return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb")

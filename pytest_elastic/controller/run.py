@@ -200,7 +200,12 @@ class ElasticRun:
             pytest.fail("\n".join(lines), pytrace=False)
 
     def end_kept(self, session: pytest.Session) -> None:
-        """End the ranks that are kept where a session is broken off. What goes wrong fails it: no test can tell it."""
+        """End the ranks that are kept where a session is broken off. What goes wrong fails it: no test can tell it.
+
+        So are those of tests that were started ahead of their turn, and do not come to it.
+        """
+        if self.packing is not None:
+            self.packing.close()
         grace = self.setting("grace")
         assert isinstance(grace, float)
         # Somebody who presses Ctrl-C does not wait for a rank that waits for another.
@@ -541,8 +546,6 @@ class ElasticRun:
         """End every process of the run and remove its directory."""
         if kernel.own_pid() != self._owner:
             return  # a fork of pytest: nothing of this is its own
-        if self.packing is not None:
-            self.packing.close()
         self.kept.close()
         self._join_ending()
         servers = [server for server in (self._server, self._torch_only) if server is not None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ class SharedFixtures:
                 data = cloudpickle.dumps((what, [(name, given[name]) for name in names]))
             except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
                 data = repr((what, item.nodeid)).encode()  # all workers have the same tests
-            return hashlib.sha256(data).hexdigest()[:20]
+            # pytest asks whether it is the same object, not an equal one: a fixture that is borrowed would be given
+            # back and borrowed anew at each use, and then be torn down before what was made of it.
+            return sys.intern(hashlib.sha256(data).hexdigest()[:20])
 
         return key
 

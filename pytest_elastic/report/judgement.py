@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -18,6 +18,9 @@ from pytest_elastic.report.lost import agent_at_fault
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.text import taken_along
 from pytest_elastic.report.verdict import agent_error, judge, load_exception, not_preloaded
+
+if TYPE_CHECKING:
+    from pytest_elastic.controller.peers import RankState
 
 When = Literal["setup", "call", "teardown"]
 PHASES: tuple[When, ...] = ("setup", "call", "teardown")
@@ -217,6 +220,21 @@ def phase_reached(rank: RankRecord) -> When:
     if "setup" not in done:
         return "setup"
     return "teardown" if "call" in done or done[-1:] == ["teardown"] else "call"
+
+
+def seconds_of(ranks: Sequence[RankRecord | RankState], when: When, started_ns: int) -> float:
+    """Return how long a phase took on the ranks, from the end of the one before on all of them to its own.
+
+    Args:
+        ranks: The ranks.
+        when: The phase.
+        started_ns: When the launch began.
+    """
+    ends = [started_ns]
+    for each in PHASES[: PHASES.index(when) + 1]:
+        times = [r.time_ns for rank in ranks for r in rank.reports if r.when == each and not r.subtest]
+        ends.append(max([*times, ends[-1]]))
+    return (ends[-1] - ends[-2]) / 1e9
 
 
 def load(report: RankReport) -> pytest.TestReport:

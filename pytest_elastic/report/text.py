@@ -121,6 +121,8 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, o
 
 
 def _name_of(agent: AgentRecord) -> str:
+    if agent.cut and not agent.host:
+        return f"pytest process {agent.node}"  # of a rank in place, on this machine as all of them
     return f"node {agent.node} ({agent.host})" if agent.cut else f"agent {agent.node}{on(agent.host)}"
 
 

@@ -28,6 +28,7 @@ from pytest_elastic.services.etcd_start import (
     STOP_TIMEOUT,
     check_timeout,
     etcd_command,
+    in_url,
     launch,
     stop_home,
     tail,
@@ -60,11 +61,12 @@ class EtcdRecord:
 
     Attributes:
         home: The directory of its data and its log.
-        port: Its client port on 127.0.0.1.
+        port: Its client port.
         version: The version of etcd.
         pid: The process id of etcd.
         started: Its start in clock ticks since boot.
         shared: Whether it is the run's, and not of one test.
+        host: The address by which it is reached.
     """
 
     home: str
@@ -73,10 +75,11 @@ class EtcdRecord:
     pid: int
     started: int
     shared: bool
+    host: str = HOST
 
 
 class EtcdServer:
-    """A running etcd on loopback, with the v2 API.
+    """A running etcd with the v2 API, on loopback; where a session has several nodes others reach it too.
 
     Made by the fixtures ``etcd_server`` and ``etcd_server_factory``. It pickles: the copy is the same server.
     """
@@ -94,8 +97,8 @@ class EtcdServer:
 
     @property
     def host(self) -> str:
-        """The address it listens on, 127.0.0.1."""
-        return HOST
+        """The address by which it is reached: 127.0.0.1, unless other nodes take part."""
+        return self._record.host
 
     @property
     def port(self) -> int:
@@ -105,7 +108,7 @@ class EtcdServer:
     @property
     def endpoint(self) -> str:
         """Host and port as in ``rdzv_endpoint``, for example ``"127.0.0.1:20000"``."""
-        return f"{self.host}:{self.port}"
+        return f"{in_url(self.host)}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -187,7 +190,7 @@ class EtcdServer:
             raise EtcdServerError(f"{self!r}: the process that kept it, pid {before.keeper.pid}, was killed")
         before.keeper.signal(signal.SIGHUP)
         state = wait_ready(self._home, self.port, run=before.run + 1, timeout=timeout)
-        self._record = record_of(self._home, self.port, self.version, state, shared=False)
+        self._record = record_of(self._home, self.port, self.version, state, shared=False, host=self.host)
 
     def stop(self) -> None:
         """Kill etcd and remove its data, for good; nothing if that was done before.
@@ -230,6 +233,7 @@ def start_etcd(
     owner: ProcessId,
     shared: bool,
     timeout: float = START_TIMEOUT,
+    host: str = HOST,
 ) -> EtcdServer:
     """Start an etcd and wait until it answers.
 
@@ -239,6 +243,7 @@ def start_etcd(
         owner: The process that it must not outlive.
         shared: Whether it is the run's.
         timeout: Seconds until it must answer.
+        host: Address of this machine by which others reach it.
 
     Raises:
         EtcdServerError: There is no etcd to use, or it does not start.
@@ -251,7 +256,7 @@ def start_etcd(
         client_port, peer_port = ports.reserve(2, who="etcd_server")
         home = Path(tempfile.mkdtemp(prefix="etcd-", dir=directory))
         try:
-            launch(home, owner, etcd_command(binary, home, client_port, peer_port))
+            launch(home, owner, etcd_command(binary, home, client_port, peer_port, host))
             state = wait_ready(home, client_port, run=1, timeout=timeout)
         except BaseException as error:
             stop_home(home)
@@ -260,16 +265,17 @@ def start_etcd(
                 attempt += 1
                 continue
             raise
-        return EtcdServer(record_of(home, client_port, binary.version, state, shared=shared))
+        return EtcdServer(record_of(home, client_port, binary.version, state, shared=shared, host=host))
 
 
-def shared_etcd(*, directory: Path, ports: PortReservations, owner: ProcessId) -> EtcdServer:
+def shared_etcd(*, directory: Path, ports: PortReservations, owner: ProcessId, host: str = HOST) -> EtcdServer:
     """Return the run's etcd; start it if no other process of the run has, or if that one is dead.
 
     Args:
         directory: The directory that all processes of the run share.
         ports: Gives the server its ports.
         owner: The run's main process.
+        host: Address of this machine by which others reach it.
 
     Raises:
         EtcdServerError: As :func:`start_etcd`, or another process takes too long.
@@ -281,7 +287,7 @@ def shared_etcd(*, directory: Path, ports: PortReservations, owner: ProcessId) -
         with FileLock(directory / "etcd.lock").acquire(timeout=patience, poll_interval=POLL):
             server = read_record(directory)
             if server is None or not server.alive:
-                server = start_etcd(directory=directory, ports=ports, owner=owner, shared=True)
+                server = start_etcd(directory=directory, ports=ports, owner=owner, shared=True, host=host)
                 write_record(directory, server)
             return server
     except Timeout as error:
@@ -309,10 +315,10 @@ def add_etcd_section(item: pytest.Item, report: pytest.TestReport) -> None:
         report.sections.append(("etcd server", server.output()))
 
 
-def record_of(home: Path, port: int, version: str, state: KeeperState, *, shared: bool) -> EtcdRecord:
+def record_of(home: Path, port: int, version: str, state: KeeperState, *, shared: bool, host: str) -> EtcdRecord:
     """Note a server that is ready."""
     pid, started = state.etcd.pid, state.etcd.started
-    return EtcdRecord(home=str(home), port=port, version=version, pid=pid, started=started, shared=shared)
+    return EtcdRecord(home=str(home), port=port, version=version, pid=pid, started=started, shared=shared, host=host)
 
 
 def write_record(directory: Path, server: EtcdServer) -> None:

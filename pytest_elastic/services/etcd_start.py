@@ -28,14 +28,16 @@ STOP_TIMEOUT: Final = 5.0
 OUTPUT_LINES: Final = 40
 
 
-def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: int) -> list[str]:
-    """Build the command of a one-node cluster on loopback."""
-    client, peer = f"http://{HOST}:{client_port}", f"http://{HOST}:{peer_port}"
+def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: int, host: str) -> list[str]:
+    """Build the command of a one-node cluster, on loopback and at an address by which other machines reach it."""
+    here, peer = f"http://{HOST}:{client_port}", f"http://{HOST}:{peer_port}"
+    client = f"http://{in_url(host)}:{client_port}"
+    clients = ",".join(dict.fromkeys((here, client)))
     command = [
         str(binary.path),
         "--name=pytest-elastic",
         f"--data-dir={home / 'data'}",
-        f"--listen-client-urls={client}",
+        f"--listen-client-urls={clients}",
         f"--advertise-client-urls={client}",
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
@@ -43,8 +45,8 @@ def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: in
         f"--initial-cluster-token={home.name}",
         "--enable-v2=true",
         # Pages of the web that a browser of this machine shows have names of their own, and are not to read it.
-        f"--host-whitelist={HOST},localhost",
-        f"--cors={client}",
+        f"--host-whitelist={','.join(dict.fromkeys((HOST, 'localhost', host)))}",
+        f"--cors={here}",
         # With etcd's own 1000 ms a new server waits up to that long before it makes itself the leader.
         "--heartbeat-interval=10",
         "--election-timeout=100",
@@ -52,6 +54,11 @@ def etcd_command(binary: EtcdBinary, home: Path, client_port: int, peer_port: in
     if binary.release >= WITH_NO_FSYNC:
         command.append("--unsafe-no-fsync")  # what it could lose at a power failure is removed at the end anyway
     return command
+
+
+def in_url(host: str) -> str:
+    """Return an address as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def launch(home: Path, owner: ProcessId, command: list[str]) -> None:
