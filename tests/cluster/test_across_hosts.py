@@ -127,6 +127,18 @@ def test_hosts_that_share_nothing_have_a_directory_each(two_apart: list[Host], t
 
 
 @pytest.mark.soak
+def test_hosts_that_reach_each_other_by_ipv6_only(two_hosts: list[Host], tmp_path: Path) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this kernel has no IPv6")
+    for host in two_hosts:
+        host.namespaces.ip("addr flush dev eth0", f"addr add fd77::{host.number + 1}/64 dev eth0 nodad")
+    commands = by_options(two_hosts, "ranks.py", "-k", "passes or reduces or prints", endpoint="[fd77::1]:29400")
+    across = run(commands, tmp_path / "session")
+    assert across.codes == [1, 1], across.outputs
+    assert "1 failed, 2 passed" in across.output, across.output
+
+
+@pytest.mark.soak
 def test_the_key_is_in_a_home_that_hosts_share(two_hosts: list[Host], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     commands = by_options(two_hosts, "ranks.py", "-k", "passes or gathers or prints", endpoint="10.77.0.1:29400")
