@@ -189,6 +189,7 @@ class AgentState:
 
     order: AgentOrder
     host: str = ""
+    controller: int | None = None
     status_fd: int | None = None
     status: bytes = b""
     handle: kernel.ProcessHandle | RemoteProcess | None = None
@@ -262,5 +263,6 @@ class AgentState:
             rounds=tuple(self.rounds),
             log=log,
             host=self.host,
+            controller=self.controller,
             cut=self.cut,
         )

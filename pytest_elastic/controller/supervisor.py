@@ -387,7 +387,13 @@ class Supervisor:
         address = self._reception.address_for(others=remote is not None)
         order = self.plan.agent_order(node, address, store_port=self._store.port, store_fd=0 if fds else None)
         if remote is not None:
-            agent = AgentState(order=order, host=self.plan.site.host_of(node), elsewhere=True)
+            site = self.plan.site
+            agent = AgentState(
+                order=order,
+                host=site.host_of(node),
+                elsewhere=True,
+                controller=site.ranks[node] if site.ranks else node,
+            )
             self.roster.agents.append(agent)
             remote.start(order, self.plan.rank_order(address), torch_only=self._server.torch_only)
             return agent

@@ -82,6 +82,7 @@ class AgentRecord:
         lost_ns: ``time.monotonic_ns()`` when it was lost (it died without a word, or left by a signal), or ``None``.
         rounds: Its first rank in each round that it started workers for.
         host: Name of its machine, where a launch is on several; else an empty text.
+        controller: Number of the pytest process behind it, or ``None`` where it is this one.
         cut: Why nothing more came from that machine, or an empty text.
     """
 
@@ -96,6 +97,7 @@ class AgentRecord:
     lost_ns: int | None = None
     rounds: tuple[RankId, ...] = ()
     host: str = ""
+    controller: int | None = None
     cut: str = ""
 
 

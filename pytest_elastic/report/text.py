@@ -121,9 +121,11 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, o
 
 
 def _name_of(agent: AgentRecord) -> str:
-    if agent.cut and not agent.host:
-        return f"pytest process {agent.node}"  # of a rank in place, on this machine as all of them
-    return f"node {agent.node} ({agent.host})" if agent.cut else f"agent {agent.node}{on(agent.host)}"
+    if not agent.cut:
+        return f"agent {agent.node}{on(agent.host)}"
+    # A test need not run on the first nodes of the session, and in place all machines may be this one.
+    number = agent.node if agent.controller is None else agent.controller
+    return f"node {number} ({agent.host})" if agent.host else f"pytest process {number}"
 
 
 def _when_lost(agent: AgentRecord, record: LaunchRecord) -> str:

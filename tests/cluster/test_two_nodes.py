@@ -663,3 +663,31 @@ def test_waits(rank):
     assert codes == [1, 1]
     assert outcomes(session.out) == {"test_fails": "FAILED"}
     assert "1 failed in " in session.out
+
+
+@pytest.mark.soak
+def test_a_node_that_is_lost_with_what_runs_ahead(place: Path) -> None:
+    text = """
+@pytest.mark.elastic(nproc=1, timeout=60)
+def test_first(rank):
+    while not os.path.exists("killed"):
+        time.sleep(0.01)
+
+@pytest.mark.elastic(nproc=1, timeout=60)
+def test_ahead(rank):
+    open("in", "w").close()
+    threading.Event().wait()
+
+@pytest.mark.elastic(nproc=1, timeout=60)
+def test_after(rank):
+    pass
+"""
+    (place / "test_it.py").write_text(HEAD + text)
+    with nodes(place, "--elastic-pack") as session:
+        wait_until((place / "in").exists)
+        session.controllers[1].signal(KILL)
+        (place / "killed").touch()
+        assert session.wait() == [1, -9]
+        assert session.left() == []
+    assert outcomes(session.out) == {"test_first": "PASSED", "test_ahead": "FAILED", "test_after": "PASSED"}
+    assert re.match(r"node 1 \(.+\) was lost after \S+ s: its pytest has ended", heads(session.out)["test_ahead"])
