@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
-import sys
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any
 
 import pytest
 
 from pytest_elastic.cluster.collection import collected_by_server
 from pytest_elastic.cluster.first import DifferentTestsError, FirstController, MembersMissingError
-from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
+from pytest_elastic.cluster.following import LOST, follow, setting
 from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.launcher_record import may_be_started_again, open_record
 from pytest_elastic.cluster.launcher_variables import LauncherVariables
@@ -27,11 +22,7 @@ from pytest_elastic.cluster.record_option import PLUGIN as RECORD_PLUGIN
 from pytest_elastic.cluster.record_option import use_recorder
 from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
-from pytest_elastic.controller.run import ElasticRun
-from pytest_elastic.options import SETTINGS, Given
-
-_LOST: Final = int(pytest.ExitCode.INTERNAL_ERROR)
-"""Exit code of a controller whose first one is gone."""
+from pytest_elastic.options import Given
 
 
 def join(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> int | None:
@@ -77,10 +68,6 @@ def go_on_alone(config: pytest.Config, given: dict[str, Given]) -> int | None:
     return use_recorder(config, recorded) if recorded is not None else None
 
 
-def _setting(given: dict[str, Given], name: str) -> Any:
-    return given[name].value if name in given else SETTINGS[name].default
-
-
 class FirstPlugin:
     """Waits for the others when the tests are collected, and releases them when everything is written."""
 
@@ -101,9 +88,9 @@ class FirstPlugin:
             self._first = FirstController(
                 self._membership,
                 self._key,
-                silence=_setting(self._given, "node_timeout"),
-                patience=_setting(self._given, "join_timeout"),
-                packs=_setting(self._given, "pack"),
+                silence=setting(self._given, "node_timeout"),
+                patience=setting(self._given, "join_timeout"),
+                packs=setting(self._given, "pack"),
             )
         except MeetingError as error:
             raise pytest.UsageError(str(error)) from None
@@ -176,71 +163,8 @@ class FirstPlugin:
             yield
         finally:
             if self._first is not None:
-                status = self._session.exitstatus if self._session is not None else _LOST
+                status = self._session.exitstatus if self._session is not None else LOST
                 first, self._first = self._first, None
                 first.release(int(status))
             if self._variables is not None:
                 self._variables.put_back()
-
-
-def follow(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int | None:
-    """Start and end agents and ranks at the word of the first controller; print nothing.
-
-    There is no pytest session in this process: what it would write, the first one writes. The preloaded server has one,
-    a copy of the first one's, as on one machine.
-
-    Returns:
-        The first controller's exit code; ``None`` where no test runs on ranks: then this process has a session as well.
-
-    Raises:
-        pytest.UsageError: The first controller was not found, or does not want this one.
-    """
-    log = _open_log(config, membership, given)
-
-    def write(line: str) -> None:
-        print(f"elastic: {membership}: {line}", file=log, flush=True)
-
-    follower = Follower(
-        membership,
-        key,
-        silence=_setting(given, "node_timeout"),
-        patience=_setting(given, "join_timeout"),
-        log=write,
-    )
-    run = ElasticRun(config, given)
-    try:
-        write(f"one of {membership.size} ({membership.launcher}), on {socket.gethostname()}, pid {os.getpid()}")
-        run.start_early()
-        follower.join()
-        code = follower.serve(run)
-        if code is None:
-            return None
-        write(f"released with exit code {code}")
-        # Once the first one has ended, a launcher may end the others before they do.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        run.close()
-        if membership.in_place:
-            follower.outlast_first()
-    except (MeetingError, RefusedError) as error:
-        text = str(error)
-        raise pytest.UsageError(text if text.startswith("elastic: ") else f"elastic: {text}") from None
-    except FirstLostError as error:
-        print(f"elastic: {membership}: {error}", file=sys.__stderr__, flush=True)
-        return _LOST
-    except KeyboardInterrupt:
-        return int(pytest.ExitCode.INTERRUPTED)
-    finally:
-        follower.close()
-        run.close()
-        log.close()
-    return code
-
-
-def _open_log(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> TextIO:
-    directory = given.get("log_dir")
-    if directory is not None:
-        path = Path(config.invocation_params.dir, str(directory.value))
-        with contextlib.suppress(OSError):
-            path.mkdir(parents=True, exist_ok=True)
-            return (path / f"{str(membership).replace(' ', '-')}.log").open("a", errors="backslashreplace")
-    return open(os.devnull, "w")
