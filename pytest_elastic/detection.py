@@ -79,6 +79,11 @@ def take_place(config: pytest.Config) -> int | None:
         return go_on_alone(config, given)
     if only_looks(config):
         return int(pytest.ExitCode.OK) if membership.rank else None
+    if membership.in_place:
+        from pytest_elastic.cluster.looking import may_have_elastic_tests
+
+        if not may_have_elastic_tests(config, given):
+            return None
     from pytest_elastic.cluster.plugins import join
 
     return join(config, membership, given)

@@ -24,8 +24,8 @@ def host_store() -> None:
     host()
 
 
-def tell_collection(file: str) -> None:
-    """Write what the preloaded server has collected, for controllers on other machines."""
+def tell_collection(file: str, order: str) -> None:
+    """Collect all tests, and write which those are, for controllers on other machines to compare."""
     from pytest_elastic.worker.collection import tell
 
-    tell(file)
+    tell(file, order)

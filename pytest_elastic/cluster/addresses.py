@@ -46,6 +46,8 @@ def reason(error: BaseException) -> str:
     """Return why something failed, in a few words."""
     if isinstance(error, socket.gaierror):
         return f"the name of the host is not known ({(error.strerror or str(error)).lower()})"
+    if isinstance(error, BlockingIOError):  # of a socket whose waits are limited
+        return "no answer"
     if isinstance(error, TimeoutError) and error.errno is None:
         return str(error) or "no answer"
     if isinstance(error, OSError) and error.errno is not None:
@@ -158,12 +160,16 @@ def listen_at(host: str, port: int, *, shared: bool, until: float) -> socket.soc
         until: When to give up waiting for a port that is still taken.
 
     Raises:
-        OSError: The port is taken, or not allowed.
+        OSError: The port is taken, or not allowed, or nobody knows the name.
     """
-    try:
-        found = resolve(host, port, until)
-    except OSError:
-        found = []
+    while True:
+        try:
+            found = resolve(host, port, until)
+            break
+        except socket.gaierror:  # the name of a pod is known a little after the pod has started
+            if clock.monotonic() + POLL > until:
+                raise
+            pause(POLL)
     reached = [one for one in found if not (shared and is_loopback(one[1][0]) and not says_loopback(host))]
     for family, address in reached:
         try:

@@ -30,6 +30,31 @@ def launcher_process(name: str) -> str:
     return f"{os.getppid()}-{parent.started if parent is not None else '0'}"
 
 
+def launched_process(programs: tuple[str, ...]) -> str:
+    """Return what names the process that a launcher has started, of which this one is or descends.
+
+    Args:
+        programs: Words of which one is in the command line of the launcher. If no ancestor has one, it is this process.
+    """
+    pid = os.getpid()
+    below = pid
+    while pid > 1 and (process := _look(pid)) is not None:
+        if pid != below and any(program in _command_line(pid) for program in programs):
+            break
+        below, pid = pid, process.parent
+    else:
+        below = os.getpid()
+    found = _look(below)
+    return f"{below}-{found.started if found is not None else '0'}"
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _look(pid: int) -> _Process | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,27 @@ from pytest_elastic.forking import Task
 
 if TYPE_CHECKING:
     from pytest_elastic.controller.run import ElasticRun
+    from pytest_elastic.messages import SessionOrder
 
 
-def collected_by_server(run: ElasticRun) -> Collected:
-    """Wait until the server has collected, and return what.
+def collected_by_server(run: ElasticRun, everything: SessionOrder) -> Collected:
+    """Have a fork of the server collect all that the arguments name, and return what that is.
 
-    Not what pytest itself has: it knows of the last session (``--lf``) and of plugins that take tests away.
+    Not what pytest itself has: it knows of the last session (``--lf``) and of plugins that take tests away. And not in
+    the server itself, which imports only the files with tests that run on ranks.
     """
     try:
-        return _ask(run)
+        return _ask(run, everything)
     except (ElasticError, OSError) as error:
         return Collected(tests=(), trouble=str(error))
 
 
-def _ask(run: ElasticRun) -> Collected:
+def _ask(run: ElasticRun, everything: SessionOrder) -> Collected:
     server = run.server_for(torch_only=False)
     file = run.directory / "collected.json"
-    task = Task("collection", tasks.tell_collection, (str(file),))
+    order = run.directory / "collect.order"
+    order.write_bytes(pickle.dumps(everything))
+    task = Task("collection", tasks.tell_collection, (str(file), str(order)))
     try:
         status = server.fork(task, cwd=os.getcwd(), sys_path=sys.path, fds=[])
         try:

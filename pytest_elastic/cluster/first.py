@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pytest_elastic import clock
+from pytest_elastic.cluster.arguments import difference
 from pytest_elastic.cluster.key import VARIABLE, derive
 from pytest_elastic.cluster.meeting import Listening, listen
 from pytest_elastic.cluster.member import Membership
@@ -20,7 +21,7 @@ from pytest_elastic.controller.devices import Devices
 from pytest_elastic.controller.site import HERE, NoFreeNodesError, Site, TooFewNodesError
 from pytest_elastic.errors import ElasticError
 from pytest_elastic.loopback_store import LOOPBACK
-from pytest_elastic.messages import PreloadOrder, Seats
+from pytest_elastic.messages import PreloadOrder, Seats, SessionOrder
 from pytest_elastic.spec import LaunchSpec
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ _SHOWN: Final = 20
 
 class MembersMissingError(ElasticError):
     """Some controllers did not come, or did not say what they have collected."""
+
+
+class DifferentArgumentsError(ElasticError):
+    """The controllers were not asked to do the same."""
 
 
 class DifferentTestsError(ElasticError):
@@ -67,6 +72,7 @@ class FirstController:
     Args:
         membership: What this one is.
         key: Key of the run.
+        arguments: What this one was asked to do.
         silence: Seconds without a word after which another one counts as lost.
         patience: Seconds that the others get to come, and to collect.
         packs: Tests run side by side on disjoint nodes.
@@ -75,9 +81,19 @@ class FirstController:
         while_waiting: Is called again and again while a test waits for nodes that are lost; what it raises ends that.
     """
 
-    def __init__(self, membership: Membership, key: bytes, *, silence: float, patience: float, packs: bool) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        key: bytes,
+        *,
+        arguments: tuple[str, ...],
+        silence: float,
+        patience: float,
+        packs: bool,
+    ) -> None:
         self.membership: Final = membership
         self._key = key
+        self._arguments = arguments
         self._patience = patience
         self._silence = silence
         self.packs: Final = packs
@@ -87,7 +103,9 @@ class FirstController:
         self._stays_away = membership.launcher == "torchrun" and not may_restart
         self._alone = False
         self._listening: Listening = listen(membership, derive(key, "meeting"), clock.monotonic() + patience)
-        self._members = Members(self._listening.socket, derive(key, "link"), membership, silence=silence)
+        self._members = Members(
+            self._listening.socket, derive(key, f"link {membership.identity}"), membership, silence=silence
+        )
         self._tests: tuple[str, ...] = ()
         self._collect: Collect | LeaveAlone | None = None
         self._members.came = self._have_collected
@@ -109,21 +127,27 @@ class FirstController:
             member.tell(self._collect)
 
     def wait_for_all(
-        self, order: PreloadOrder, collect: Callable[[], Collected], waits: Callable[[str], object]
+        self,
+        order: PreloadOrder,
+        everything: SessionOrder,
+        collect: Callable[[], Collected],
+        waits: Callable[[str], object],
     ) -> None:
         """Wait until all others have come and collected, and compare what that is with what was collected here.
 
         Args:
             order: What the preloaded server collects.
+            everything: How to collect all that the arguments name.
             collect: Waits until it has here, and returns what.
             waits: Called, once, with who is waited for, if it takes long.
 
         Raises:
             MembersMissingError: Some have not come.
+            DifferentArgumentsError: Some were asked to do something else.
             DifferentTestsError: Some have collected others.
         """
         with self._members.changed:
-            self._collect = Collect(order=order)
+            self._collect = Collect(order=order, everything=everything)
             self._tell_all(self._collect)
         own = collect()
         self._tests = own.tests
@@ -134,16 +158,23 @@ class FirstController:
             return member is not None and (member.collected is not None or bool(member.lost))
 
         def over() -> bool:
-            return all(map(settled, ranks)) or bool(self._members.refusals)
+            return all(map(settled, ranks)) or bool(self._members.hopeless)
 
         if not self._members.wait(over, min(_SOON, self._patience)):
             waits(", ".join(self.name_of(rank) for rank in ranks if not settled(rank)))
             self._members.wait(over, self._patience - _SOON)
-        if self._members.refusals and not all(map(settled, ranks)):
-            raise MembersMissingError(self._members.refusals[0])
+        if self._members.hopeless and not all(map(settled, ranks)):
+            raise MembersMissingError(self._members.hopeless)
         missing = [self._missing(rank) for rank in ranks if (m := self._members.get(rank)) is None or not m.collected]
         if missing:
             raise MembersMissingError("; ".join(missing) + self._told_of_strangers())
+        for rank in ranks:
+            member = self._members.get(rank)
+            if member is not None and (what := difference(self._arguments, member.hello.arguments)):
+                raise DifferentArgumentsError(
+                    f"{self.name_of(rank)} was not asked to do the same as {self.name_of(0)}: {what}; start all "
+                    f"{self.membership.size} alike, or each with a launcher of its own"
+                )
         if own.trouble:
             return  # each test says so
         different = [text for rank in ranks if (text := self._difference(rank))]
@@ -351,7 +382,8 @@ class FirstController:
         """Say in one line who takes part."""
         me = self.membership
         hosts = ", ".join(dict.fromkeys(self.hosts))
-        return f"elastic: {me.size} {'ranks in place' if me.in_place else 'nodes'} ({me.launcher}): {hosts}"
+        plain = "; plain tests run in the first process only" if me.in_place else ""
+        return f"elastic: {me.size} {'ranks in place' if me.in_place else 'nodes'} ({me.launcher}): {hosts}{plain}"
 
     def leave_alone(self) -> None:
         """Have the others run a session of their own, also those that are still to come."""
@@ -365,10 +397,14 @@ class FirstController:
             if (member := self._members.get(rank)) is not None:
                 member.tell(message)
 
+    def wait_for_stragglers(self) -> None:
+        """Wait for a while until all have come: those that are late must not look for somebody who has gone."""
+        ranks = range(1, self.membership.size)
+        self._members.wait(lambda: all(self._members.get(rank) for rank in ranks), min(_LATE, self._patience))
+
     def release(self, exitcode: int) -> None:
         """Let the others end with an exit code, and wait until they know."""
         if self._alone:
-            # Those that are late must not look for somebody who has gone.
-            self._members.wait(lambda: all(self._members.get(rank) for rank in range(1, self.membership.size)), _LATE)
+            self.wait_for_stragglers()
         self._members.close(Release(exitcode=exitcode), _RELEASE, stay=_STAY)
         self._listening.close()

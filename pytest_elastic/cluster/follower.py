@@ -68,15 +68,24 @@ class Follower:
     Args:
         membership: What this controller is.
         key: Key of the run.
+        arguments: What it was asked to do.
         silence: Seconds without a word after which the first one counts as lost.
         patience: Seconds in which it is to be found.
         log: Takes a line for the log of this controller.
     """
 
     def __init__(
-        self, membership: Membership, key: bytes, *, silence: float, patience: float, log: Callable[[str], None]
+        self,
+        membership: Membership,
+        key: bytes,
+        *,
+        arguments: tuple[str, ...],
+        silence: float,
+        patience: float,
+        log: Callable[[str], None],
     ) -> None:
         self._membership = membership
+        self._arguments = arguments
         self._key = key
         self._silence = silence
         self._patience = patience
@@ -111,7 +120,7 @@ class Follower:
         limit_waits(sock, _PROOF)
         connection = Connection(os.dup(sock.fileno()))
         try:
-            key = derive(self._key, "link")
+            key = derive(self._key, f"link {me.identity}")
             answer_challenge(connection, key)
             deliver_challenge(connection, key)
             hello = Hello(
@@ -123,6 +132,7 @@ class Follower:
                 address=self._address,
                 pid=os.getpid(),
                 versions=versions(),
+                arguments=self._arguments,
                 clock=clock_of_this_machine(),
                 again=again,
             )
@@ -192,7 +202,7 @@ class Follower:
         link = self._link
         try:
             run.follow(wanted.order)
-            collected = collected_by_server(run)
+            collected = collected_by_server(run, wanted.everything)
         except (ElasticError, OSError) as error:
             collected = Collected(tests=(), trouble=str(error))
         if link is not None:
@@ -207,7 +217,7 @@ class Follower:
             key=self._key,
             address=self._address,
             tell=link.send,
-            wait_for_room=link.wait_for_room,
+            has_room=link.has_room,
         )
         launch.start()
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 import pytest
 
+from pytest_elastic.cluster.arguments import arguments_of
 from pytest_elastic.cluster.follower import FirstLostError, Follower, RefusedError
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
@@ -50,6 +51,7 @@ def follow(config: pytest.Config, membership: Membership, key: bytes, given: dic
     follower = Follower(
         membership,
         key,
+        arguments=arguments_of(config),
         silence=setting(given, "node_timeout"),
         patience=setting(given, "join_timeout"),
         log=write,

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from pytest_elastic import clock
+from pytest_elastic.cluster.ancestors import launched_process
 from pytest_elastic.cluster.boards import connected_store
 from pytest_elastic.cluster.key import derive
 from pytest_elastic.cluster.member import Membership
 from pytest_elastic.cluster.places import PlaceError, StorePlace
 from pytest_elastic.cluster.record import Recorder
+from pytest_elastic.cluster.sealing import digest
 
 _PATIENCE: Final = 30.0
+_PROGRAMS: Final = ("torchrun", "torch.distributed.run", "torch/distributed/run", "torch.distributed.launch")
 
 
 def may_be_started_again(environ: Mapping[str, str], membership: Membership | None) -> bool:
@@ -27,20 +30,25 @@ def may_be_started_again(environ: Mapping[str, str], membership: Membership | No
     return several or any(count.isdigit() and int(count) > 0 for count in counts)
 
 
-def open_record(environ: Mapping[str, str], key: bytes) -> Recorder | None:
+def open_record(environ: Mapping[str, str], key: bytes, arguments: tuple[str, ...]) -> Recorder | None:
     """Open the record; ``None`` where the store cannot be reached: then there is none.
 
     Args:
         environ: The environment, with torchelastic's variables.
         key: Key of the run.
+        arguments: What the session was asked to do: another one in the same store has another record.
     """
     host, port = environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", "")
     if not host or not port.isdigit():
         return None
     run_id = environ["TORCHELASTIC_RUN_ID"]
+    session = digest(*arguments)
     try:
         store = connected_store(host, int(port), clock.monotonic() + _PATIENCE)
-        place = StorePlace(store, f"pytest_elastic/{run_id}", "record in torchrun's store")
+        prefix = f"pytest_elastic/{run_id}/{session}"
+        # A launcher's process may run pytest more than once; what the launcher starts again begins with the first.
+        number = store.add(f"{prefix}/{environ.get('RANK', '')}/{launched_process(_PROGRAMS)}", 1)
+        place = StorePlace(store, f"{prefix}/{number}", "record in torchrun's store")
         return Recorder(place, derive(key, "record"), run_id=run_id)
     except (OSError, RuntimeError, PlaceError):
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import pickle
 import queue
@@ -17,14 +18,16 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from pytest_elastic import clock, kernel
-from pytest_elastic.cluster.messages import Ping, Pong
+from pytest_elastic.cluster.messages import GoodBye, Ping, Pong
 
 _PULSE: Final = 1.0
 """Seconds between two questions whether the other end is there."""
 _LAST: Final = 5.0
 """Seconds that whoever sends gets to see that the link has ended; it is told at once."""
-_FULL: Final = 64
+_FULL: Final = 8
 """Messages that may wait to be sent before those who can wait do."""
+_FAREWELL: Final = 0.2
+_FIRST, _ORDINARY, _LAST_OF_ALL = range(3)
 
 
 class Link:
@@ -53,7 +56,8 @@ class Link:
         self._silence = silence
         self._hear = hear
         self._lost = lost
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._outgoing: queue.PriorityQueue[tuple[int, int, bytes]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._heard = clock.monotonic()
         self._ended = threading.Event()
         self._once = threading.Lock()
@@ -76,12 +80,24 @@ class Link:
     def send(self, message: object) -> None:
         """Send a message, soon; nothing happens if the link is lost."""
         if not self._ended.is_set() and kernel.own_pid() == self._owner:
-            self._outgoing.put(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+            self._put(_ORDINARY, pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
-    def wait_for_room(self) -> None:
-        """Wait until not too much waits to be sent, or the link is lost."""
-        while self._outgoing.qsize() > _FULL and not self._ended.wait(0.01):
-            pass
+    def _send_first(self, message: object) -> None:
+        """Send a word of the link's own, before what waits."""
+        if not self._ended.is_set():
+            self._put(_FIRST, pickle.dumps(message))
+
+    def _put(self, priority: int, data: bytes) -> None:
+        self._outgoing.put((priority, next(self._numbers), data))
+
+    def has_room(self) -> bool:
+        """Tell whether not too much waits to be sent."""
+        return self._outgoing.qsize() < _FULL
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which nothing was heard."""
+        return clock.monotonic() - self._heard
 
     @property
     def open(self) -> bool:
@@ -90,7 +106,7 @@ class Link:
 
     def drain(self, seconds: float) -> None:
         """Send nothing more, and wait for some seconds at most until what was sent before has gone out."""
-        self._outgoing.put(None)
+        self._put(_LAST_OF_ALL, b"")
         self._writer.join(seconds)
 
     def close(self) -> None:
@@ -106,7 +122,7 @@ class Link:
             if self._ended.is_set():
                 return
             self._ended.set()
-            self._outgoing.put(None)
+            self._put(_FIRST, b"")
             with contextlib.suppress(OSError), socket.socket(fileno=self._descriptor()) as end:
                 end.shutdown(socket.SHUT_RDWR)
         if reason is not None:
@@ -131,13 +147,16 @@ class Link:
         except Exception as error:  # noqa: BLE001 (what is no message ends the link, whatever it raises)
             reason = f"what it said was no message ({type(error).__name__}: {error})"
         self._end(reason)
-        self._writer.join(_LAST)
+        if self._writer.ident is not None:
+            self._writer.join(_LAST)
         if not self._writer.is_alive():  # it would write to whatever has the number of the descriptor next
             self._connection.close()
 
     def _take(self, message: Any) -> None:
-        if isinstance(message, Ping):
-            self.send(Pong(sent_ns=message.sent_ns, here_ns=clock.monotonic_ns()))
+        if isinstance(message, GoodBye):
+            self._end(message.reason)
+        elif isinstance(message, Ping):
+            self._send_first(Pong(sent_ns=message.sent_ns, here_ns=clock.monotonic_ns()))
         elif isinstance(message, Pong):
             now = clock.monotonic_ns()
             trip = now - message.sent_ns
@@ -150,7 +169,7 @@ class Link:
             self._hear(message)
 
     def _write(self) -> None:
-        while (data := self._outgoing.get()) is not None:
+        while data := self._outgoing.get()[2]:
             try:
                 self._connection.send_bytes(data)
             except (OSError, ValueError):
@@ -158,11 +177,13 @@ class Link:
 
     def _pulse(self) -> None:
         while True:
-            self.send(Ping(sent_ns=clock.monotonic_ns()))
+            self._send_first(Ping(sent_ns=clock.monotonic_ns()))
             if self._ended.wait(_PULSE):
                 return
             silent = clock.monotonic() - self._heard
             if silent > self._silence:
+                self._send_first(GoodBye(reason=f"it had not heard of this one for {silent:.0f} s, and gave it up"))
+                self._ended.wait(_FAREWELL)
                 self._end(f"nothing was heard of it for {silent:.0f} s")
                 return
 

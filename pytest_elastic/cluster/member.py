@@ -44,5 +44,12 @@ class Membership:
         """Whether each member gives room for one rank only, as the launcher has started one for each rank."""
         return self.local_size > 1 or self.launcher == "mpirun"
 
+    @property
+    def identity(self) -> str:
+        """What tells this run from others with the same key: nobody passes a proof on from one to the other."""
+        # By options the place has a name, which may be another one on each machine.
+        names_runs = self.launcher in ("torchrun", "mpirun", "srun")
+        return f"{self.run_id if names_runs else ''} {self.port}"
+
     def __str__(self) -> str:
         return f"rank {self.rank}" if self.in_place else f"node {self.rank}"

@@ -20,6 +20,11 @@ from pytest_elastic.cluster.messages import Collected, Hello, OfLaunch, Refused,
 from pytest_elastic.cluster.surroundings import clock_of_this_machine, versions
 from pytest_elastic.controller.nodes import NodeLost
 
+_CALLERS: Final = 100
+"""How many may be in the middle of their proof."""
+_BUSY: Final = 0.1
+_SURELY: Final = 3.0
+"""Seconds in which one that lives has said so."""
 _PROOF: Final = 10.0
 """Seconds that a caller gets to prove itself, and to say who it is."""
 _MEASURE: Final = 5.0
@@ -130,6 +135,7 @@ class Members:
     Attributes:
         changed: Notified when one has come, has collected, or is lost.
         refusals: Why callers were turned away, a line each.
+        hopeless: Why one that is waited for was turned away, or an empty text.
         strangers: Addresses of callers that did not know the key.
         came: Is told of each controller that has come, with ``changed`` held.
     """
@@ -141,9 +147,11 @@ class Members:
         self._silence = silence
         self._there: dict[int, FollowingController] = {}
         self._closed = False
+        self._greeting = 0
         self._owner = kernel.own_pid()
         self.changed: Final = threading.Condition(threading.RLock())
         self.refusals: Final[list[str]] = []
+        self.hopeless = ""
         self.strangers: Final[list[str]] = []
         self.came: Callable[[FollowingController], None] = lambda _: None
         self._thread = threading.Thread(target=self._accept, name="elastic-members", daemon=True)
@@ -170,12 +178,27 @@ class Members:
             try:
                 caller, address = self._listener.accept()
             except OSError:
-                return  # closed
+                if self._closed:
+                    return
+                kernel.pause(_BUSY)  # no descriptor is left for another one, say
+                continue
+            if self._greeting >= _CALLERS:
+                caller.close()
+                continue
             threading.Thread(
                 target=self._greet, args=(caller, str(address[0])), name="elastic-greeting", daemon=True
             ).start()
 
     def _greet(self, caller: socket.socket, address: str) -> None:
+        with self.changed:
+            self._greeting += 1
+        try:
+            self._prove(caller, address)
+        finally:
+            with self.changed:
+                self._greeting -= 1
+
+    def _prove(self, caller: socket.socket, address: str) -> None:
         try:
             with caller:
                 caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -205,6 +228,8 @@ class Members:
             connection.close()
             with self.changed:
                 self.refusals.append(reason)
+                if isinstance(hello, Hello) and self._is_wanted(hello):
+                    self.hopeless = reason
                 self.changed.notify_all()
             return
         self._welcome(hello, connection, local)
@@ -223,12 +248,31 @@ class Members:
                 f"each of {hello.nodes} nodes, but the first is of {me.size}, {me.local_size} on each of {me.nodes}; "
                 "start all of them alike"
             )
+        if (other := self._one_that_is_here(hello)) is not None:
+            there = f"{other.host} (pid {other.hello.pid})"
+            return f"{who} says that it is number {hello.rank}, as {there} is already; start each of them once"
         here = versions()
         theirs = hello.versions
         differing = [f"{name} {theirs.get(name)}, not {own}" for name, own in here.items() if theirs.get(name) != own]
         if differing:
             return f"{who} has {', '.join(differing)}; install the same versions on every node"
         return ""
+
+    def _is_wanted(self, hello: Hello) -> bool:
+        me = self._membership
+        return (hello.size, hello.nodes) == (me.size, me.nodes) and self._there.get(hello.rank) is None
+
+    def _one_that_is_here(self, hello: Hello) -> FollowingController | None:
+        """Return another controller that has the number already, when it has not turned out to be lost."""
+        before = self.get(hello.rank)
+        if before is None or (before.hello.host, before.hello.pid) == (hello.host, hello.pid):
+            return None
+        until = clock.monotonic() + _SURELY
+        while not before.lost and clock.monotonic() < until:
+            if before.link is not None and before.link.silent_for > _SURELY:
+                return None
+            kernel.pause(_BUSY)
+        return None if before.lost else before
 
     def _welcome(self, hello: Hello, connection: Connection, local: str) -> None:
         member = FollowingController(hello, local, self.changed)

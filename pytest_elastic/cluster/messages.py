@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_elastic.messages import AgentOrder, PreloadOrder, RankOrder
+from pytest_elastic.messages import AgentOrder, PreloadOrder, RankOrder, SessionOrder
 
 # --- from either end ----------------------------------------------------------------------------------------
 
@@ -33,6 +33,17 @@ class Pong:
     here_ns: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoodBye:
+    """The last word of an end that gives the other one up.
+
+    Attributes:
+        reason: Why, as the other end tells it.
+    """
+
+    reason: str
+
+
 # --- from those that follow ---------------------------------------------------------------------------------
 
 
@@ -49,6 +60,7 @@ class Hello:
         address: IP address under which the first one's machine reaches it.
         pid: Its process id.
         versions: Versions of what must be equal on all machines, by name.
+        arguments: Its directory and arguments, as far as they must be equal.
         clock: What tells its machine's clock from those of others.
         again: It had been lost, and comes back.
     """
@@ -61,6 +73,7 @@ class Hello:
     address: str
     pid: int
     versions: dict[str, str]
+    arguments: tuple[str, ...] = field(default=(), repr=False)
     clock: str = ""
     again: bool = False
 
@@ -70,7 +83,7 @@ class Collected:
     """What a controller has collected.
 
     Attributes:
-        tests: Node ids of the files that were to be collected, sorted.
+        tests: Node ids of all that was found, sorted.
         trouble: What went wrong, or an empty text.
     """
 
@@ -199,9 +212,11 @@ class Collect:
 
     Attributes:
         order: What its own preloaded server is told.
+        everything: How to collect all that the arguments name, to compare it.
     """
 
     order: PreloadOrder
+    everything: SessionOrder
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _TICK: Final = 0.05
 """Seconds between two looks at what ranks have written."""
 _SERVER_PATIENCE: Final = 2.0
+_SYNC: Final = 2.0
 
 
 class NodeLaunch:
@@ -57,7 +58,7 @@ class NodeLaunch:
         key: Key of the run.
         address: Address of this machine.
         tell: Sends something to the first controller.
-        wait_for_room: Waits until not too much of that is on its way.
+        has_room: Tells whether not too much of that is on its way.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class NodeLaunch:
         key: bytes,
         address: str,
         tell: Callable[[OfLaunch], None],
-        wait_for_room: Callable[[], None],
+        has_room: Callable[[], bool],
     ) -> None:
         self._order = order
         self._name: Final = order.launch
@@ -76,7 +77,7 @@ class NodeLaunch:
         self._key = key
         self._address = address
         self._tell = tell
-        self._wait_for_room = wait_for_room
+        self._has_room = has_room
         self._server: PreloadedServer | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_r, self._wake_w = os.pipe()
@@ -122,7 +123,9 @@ class NodeLaunch:
                     self._obey(self._told.popleft())
                 self._look()
         except BaseException as error:  # noqa: BLE001 (told to the first controller)
-            self._tell(AgentEnded(launch=self._name, refused=f"{type(error).__name__}: {error}"))
+            what = f"{type(error).__name__}: {error}"
+            began = self._agent is not None
+            self._tell(AgentEnded(launch=self._name, server_lost=what if began else "", refused="" if began else what))
         finally:
             self._leave()
 
@@ -137,7 +140,7 @@ class NodeLaunch:
             logs.mkdir(parents=True, mode=0o700)
             agent, ranks = self._orders(logs)
             coverage = Path(ranks.coverage.files).parent if ranks.coverage is not None else None
-            self._mirror = Mirror(self._name, logs, coverage, self._tell, self._wait_for_room)
+            self._mirror = Mirror(self._name, logs, coverage, self._tell, self._has_room)
             (self._scratch / "rank.order").write_bytes(pickle.dumps(ranks))
             file = self._scratch / "agent.order"
             file.write_bytes(pickle.dumps(agent))
@@ -233,7 +236,7 @@ class NodeLaunch:
             self._kill_all()
         elif isinstance(message, Sync):
             if self._mirror is not None:
-                self._mirror.look()
+                self._mirror.catch_up(_SYNC)
             self._tell(Synced(launch=self._name, number=message.number))
         elif isinstance(message, EndLaunch):
             self._ended = True

@@ -88,6 +88,7 @@ class Packing:
             and not needs.moved
             and not (limit is not None and limit.timeout)
             and not _is_skipped(item)
+            and all(mark.kwargs.get("run", True) for mark in item.iter_markers("xfail"))
         )
 
     def close(self) -> None:

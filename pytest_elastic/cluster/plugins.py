@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from pytest_elastic.cluster.arguments import arguments_of
 from pytest_elastic.cluster.collection import collected_by_server
-from pytest_elastic.cluster.first import DifferentTestsError, FirstController, MembersMissingError
+from pytest_elastic.cluster.first import (
+    DifferentArgumentsError,
+    DifferentTestsError,
+    FirstController,
+    MembersMissingError,
+)
 from pytest_elastic.cluster.following import LOST, follow, setting
+from pytest_elastic.cluster.key import VARIABLE as KEY_VARIABLE
 from pytest_elastic.cluster.key import cluster_key
 from pytest_elastic.cluster.launcher_record import may_be_started_again, open_record
 from pytest_elastic.cluster.launcher_variables import LauncherVariables
 from pytest_elastic.cluster.meeting import MeetingError
 from pytest_elastic.cluster.member import Membership
-from pytest_elastic.cluster.membership import give_back, take
+from pytest_elastic.cluster.membership import TAKEN, give_back, take
 from pytest_elastic.cluster.packing import Packing
 from pytest_elastic.cluster.record_option import PLUGIN as RECORD_PLUGIN
+from pytest_elastic.cluster.record_option import open_record as open_file_record
 from pytest_elastic.cluster.record_option import use_recorder
 from pytest_elastic.cluster.termination import Termination
 from pytest_elastic.controller.holding import run_of
 from pytest_elastic.options import Given
+from pytest_elastic.pid import own_pid
+
+_STRAGGLERS: Final = 30.0
 
 
 def join(config: pytest.Config, membership: Membership, given: dict[str, Given]) -> int | None:
@@ -41,19 +54,53 @@ def join(config: pytest.Config, membership: Membership, given: dict[str, Given])
             f"of one session ({membership.launcher}), which pytest-xdist cannot divide; leave it out"
         )
     key = cluster_key(os.environ, given)
+    _hide_key(config)
     take(membership)
     config.add_cleanup(lambda: give_back(membership))
     recorded = None
     if "record" not in given and may_be_started_again(os.environ, membership):
-        recorded = open_record(os.environ, key)
+        recorded = open_record(os.environ, key, arguments_of(config))
     if membership.rank:
         if recorded is not None and recorded.exit_code is not None:
             return recorded.exit_code
         return follow(config, membership, key, given)
     if recorded is not None and (code := use_recorder(config, recorded)) is not None:
         return code
+    if "record" in given and (code := _recorded_in_file(config, membership, key, given)) is not None:
+        return code
     config.pluginmanager.register(FirstPlugin(membership, key, given), "elastic-cluster")
     return None
+
+
+def _recorded_in_file(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given]) -> int | None:
+    """Open the file of ``--elastic-record``; where that ends this session, release the others first.
+
+    Returns:
+        The exit code of the session, if it was complete.
+    """
+    try:
+        code = open_file_record(config)
+    except pytest.UsageError:
+        _release_all(config, membership, key, given, int(pytest.ExitCode.USAGE_ERROR))
+        raise
+    if code is not None:
+        _release_all(config, membership, key, given, code)
+    return code
+
+
+def _release_all(config: pytest.Config, membership: Membership, key: bytes, given: dict[str, Given], code: int) -> None:
+    """Have those that come be released at once; those that come later than that find nobody."""
+    with contextlib.suppress(MeetingError):
+        first = FirstController(
+            membership,
+            key,
+            arguments=arguments_of(config),
+            silence=setting(given, "node_timeout"),
+            patience=min(setting(given, "join_timeout"), _STRAGGLERS),
+            packs=False,
+        )
+        first.wait_for_stragglers()
+        first.release(code)
 
 
 def go_on_alone(config: pytest.Config, given: dict[str, Given]) -> int | None:
@@ -62,10 +109,24 @@ def go_on_alone(config: pytest.Config, given: dict[str, Given]) -> int | None:
     Returns:
         Its exit code, if it was complete.
     """
-    if "record" in given or not may_be_started_again(os.environ, None):
+    distributes = getattr(config.option, "tx", None) or getattr(config.option, "numprocesses", None)
+    if "record" in given or distributes or not may_be_started_again(os.environ, None):
         return None
-    recorded = open_record(os.environ, cluster_key(os.environ, given))
+    recorded = open_record(os.environ, cluster_key(os.environ, given), arguments_of(config))
+    os.environ[TAKEN] = f"{own_pid()} {os.environ['TORCHELASTIC_RUN_ID']}"  # sessions within this one have no record
+    config.add_cleanup(_forget_taken)
     return use_recorder(config, recorded) if recorded is not None else None
+
+
+def _hide_key(config: pytest.Config) -> None:
+    """Keep the key from tests, and from what they print, until the session is over."""
+    key = os.environ.pop(KEY_VARIABLE, None)
+    if key is not None:
+        config.add_cleanup(lambda: os.environ.__setitem__(KEY_VARIABLE, key))
+
+
+def _forget_taken() -> None:
+    os.environ.pop(TAKEN, None)
 
 
 class FirstPlugin:
@@ -88,6 +149,7 @@ class FirstPlugin:
             self._first = FirstController(
                 self._membership,
                 self._key,
+                arguments=arguments_of(session.config),
                 silence=setting(self._given, "node_timeout"),
                 patience=setting(self._given, "join_timeout"),
                 packs=setting(self._given, "pack"),
@@ -105,6 +167,8 @@ class FirstPlugin:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Wait until the others have collected the same tests."""
         assert self._first is not None
+        if sys.exc_info()[0] is not None:
+            return  # pytest says what is wrong with its arguments
         run = run_of(session.config)
         if self._membership.in_place and not run.files:
             self._leave_alone(session.config)
@@ -116,8 +180,9 @@ class FirstPlugin:
                 reporter.write_line(f"elastic: waiting for {for_whom} ...")
 
         try:
-            self._first.wait_for_all(run.preload_order(), lambda: collected_by_server(run), waits)
-        except MembersMissingError as error:
+            order = run.session_order(None)
+            self._first.wait_for_all(run.preload_order(), order, lambda: collected_by_server(run, order), waits)
+        except (MembersMissingError, DifferentArgumentsError) as error:
             raise pytest.UsageError(f"elastic: {error}") from None
         except DifferentTestsError as error:
             if reporter is not None:

@@ -24,6 +24,8 @@ def open_record(config: pytest.Config) -> int | None:
     Raises:
         pytest.UsageError: The file cannot be used, or is of another session.
     """
+    if _RECORDER in config.stash:  # the first one of several sessions has opened it before
+        return None
     given = read_options(config)["record"]
     if config.getoption("numprocesses", None) or config.getoption("tx", None):
         raise pytest.UsageError(

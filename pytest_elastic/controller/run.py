@@ -159,10 +159,10 @@ class ElasticRun:
         needed = ("pytest_elastic.worker.traced",) if current_coverage() is not None else ()
         return PreloadOrder(session=self.session_order(self._files), modules=needed, tolerated=frozenset(needed))
 
-    def session_order(self, files: tuple[str, ...]) -> SessionOrder:
-        """Return how to make this pytest session once more."""
+    def session_order(self, files: tuple[str, ...] | None) -> SessionOrder:
+        """Return how to make this pytest session once more, with some files, or all that the arguments name."""
         # The ids of files outside of rootdir depend on what the arguments name: there all of that is collected.
-        inside = all(Path(file).is_relative_to(self._config.rootpath) for file in files)
+        inside = files is not None and all(Path(file).is_relative_to(self._config.rootpath) for file in files)
         return session_order(self._config, files if inside else None, self._pytest_variables)
 
     def occurrence_of(self, item: pytest.Item) -> int:

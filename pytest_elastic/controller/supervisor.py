@@ -535,7 +535,7 @@ class Supervisor:
         if agent.peer is not None:
             self._hearing.hear(agent.peer)
         agent.ended, agent.exitcode = True, end.exitcode
-        if end.refused:
+        if end.refused and self._killing_since is None:
             raise ElasticError(f"no agent could be started on node {node} ({agent.host}): {end.refused}")
         if end.server_lost:
             self._server_lost = f"on {agent.host}: {end.server_lost}"

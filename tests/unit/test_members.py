@@ -228,16 +228,41 @@ def test_one_that_is_started_again_takes_the_place(members: Members) -> None:
     wait(members, lambda: members.get(1) is not None)
     one = members.get(1)
     assert one is not None
+    before.close()
+    wait(members, lambda: one.lost)
     again = come(members, pid=2)
     wait(members, lambda: members.get(1) is not one)
     two = members.get(1)
     assert two is not None
     assert two.hello.pid == 2
-    assert one.lost == "it was started again"
     assert two.lost == ""
     assert came == [one, two]
+    assert again.open
+
+
+def test_one_that_comes_back_takes_its_own_place(members: Members) -> None:
+    before = come(members, pid=1)
+    wait(members, lambda: members.get(1) is not None)
+    one = members.get(1)
+    assert one is not None
+    again = come(members, pid=1)  # its old link was cut, which this end has not noticed
+    wait(members, lambda: members.get(1) is not one)
+    assert one.lost == "it was started again"
     before.close()
     assert again.open
+
+
+def test_a_second_one_of_the_same_number_is_refused_while_the_first_lives(members: Members) -> None:
+    before = come(members, pid=1)
+    wait(members, lambda: members.get(1) is not None)
+    one = members.get(1)
+    connection, answer = say(members, replace(HELLO, pid=2))
+    connection.close()
+    reason = "far (pid 2) says that it is number 1, as far (pid 1) is already; start each of them once"
+    assert answer == Refused(reason=reason)
+    assert members.get(1) is one
+    assert members.hopeless == ""
+    assert before.open
 
 
 def test_the_last_word_reaches_all_and_no_launch_waits_any_more() -> None:

@@ -18,8 +18,8 @@ class Copy:
     def __init__(self, logs: Path, coverage: Path | None = None) -> None:
         self.files: dict[tuple[str, str], bytes] = {}
         self.messages: list[Written] = []
-        self.waits = 0
-        self.mirror = Mirror("launch", logs, coverage, self._take, self._wait)
+        self.room = True
+        self.mirror = Mirror("launch", logs, coverage, self._take, lambda: self.room)
 
     def _take(self, message: Written) -> None:
         assert message.launch == "launch"
@@ -28,9 +28,6 @@ class Copy:
         before = self.files.get(name, b"")
         assert len(before) == message.offset, "bytes are missing, or come twice"
         self.files[name] = before + message.data
-
-    def _wait(self) -> None:
-        self.waits += 1
 
 
 @pytest.fixture
@@ -64,13 +61,42 @@ def test_a_file_that_is_empty_is_there_too(logs: Path) -> None:
     assert len(copy.messages) == 1
 
 
-def test_what_is_large_is_sent_in_parts_with_waits_between(logs: Path) -> None:
+def test_what_is_large_is_sent_in_parts_one_at_each_look(logs: Path) -> None:
     copy = Copy(logs)
     data = random.Random(1).randbytes(3 * (1 << 18) + 5)
     (logs / "stdout").write_bytes(data)
-    copy.mirror.look()
+    assert [copy.mirror.look() for _ in range(4)] == [False, False, False, True]
     assert copy.files == {("logs", "stdout"): data}
-    assert len(copy.messages) == copy.waits == 4
+    assert len(copy.messages) == 4
+
+
+def test_nothing_is_sent_where_there_is_no_room(logs: Path) -> None:
+    copy = Copy(logs)
+    (logs / "stdout").write_bytes(b"word")
+    copy.room = False
+    assert not copy.mirror.look()
+    copy.mirror.catch_up(0.0)
+    assert copy.messages == []
+    copy.room = True
+    copy.mirror.catch_up(60.0)
+    assert copy.files == {("logs", "stdout"): b"word"}
+
+
+def test_of_very_much_the_beginning_and_the_end_are_sent(logs: Path) -> None:
+    messages: list[Written] = []
+    mirror = Mirror("launch", logs, None, messages.append, lambda: True)
+    (logs / "stdout").write_bytes(b"beginning")
+    mirror.look()
+    with (logs / "stdout").open("r+b") as file:
+        file.truncate(1 << 30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"the end")
+    mirror.catch_up(60.0)
+    assert sum(len(message.data) for message in messages) < 1 << 21
+    assert b"bytes are on the machine of the rank only" in messages[1].data
+    last = messages[-1]
+    assert last.data.endswith(b"the end")
+    assert last.offset + len(last.data) == (logs / "stdout").stat().st_size
 
 
 def test_of_exactly_one_part_nothing_is_sent_twice(logs: Path) -> None:
