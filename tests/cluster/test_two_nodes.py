@@ -436,7 +436,7 @@ def test_the_first_one_is_ended(place: Path, signum: int, code: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 2)])
 def test_another_one_is_ended(place: Path, signum: int, code: int) -> None:
     with in_the_lost_test(place, "--elastic-node-timeout=2") as session:
         family = session.controllers[1].family()
