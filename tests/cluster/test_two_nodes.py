@@ -296,6 +296,7 @@ def test_another_key_is_told_on_both_sides(place: Path) -> None:
     )
 
 
+@pytest.mark.soak
 def test_one_that_does_not_come(place: Path) -> None:
     session, codes = run(place, PASSES, "--elastic-join-timeout=2", only=[0])
     assert codes == [4]
