@@ -24,6 +24,8 @@ from pytest_elastic.controller_fixtures import NotSent, unsendable
 from pytest_elastic.refusal import TOLD, raise_refusal, refuse
 from pytest_elastic.services.seats import Record, Seat
 
+_NAMED = "!"
+
 
 class SharedFixtures:
     """The fixtures that this worker shares with the others of the run.
@@ -38,6 +40,7 @@ class SharedFixtures:
         self._directory = directory
         self._worker = worker
         self._own_values: dict[str, object] = {}
+        self._not_sent: set[str] = set()
         self._requests: dict[Any, tuple[str, ...]] = {definition: definition.argnames for definition in definitions}
         self._parameters: dict[Any, set[str]] = {definition: {definition.argname} for definition in self._requests}
 
@@ -73,7 +76,10 @@ class SharedFixtures:
                 data = cloudpickle.dumps((what, [(name, given[name]) for name in names]))
             except Exception:  # noqa: BLE001 (whatever a foreign class does when it is pickled)
                 data = repr((what, item.nodeid)).encode()  # all workers have the same tests
-            return hashlib.sha256(data).hexdigest()[:20]
+            found = hashlib.sha256(data).hexdigest()[:20]
+            # Of a value that was not sent, only tests that use it have an error; pytest is to keep the two apart.
+            named = found in self._not_sent and definition.argname in needs_of(item, ()).by_name
+            return f"{found}{_NAMED}" if named else found
 
         return key
 
@@ -82,7 +88,7 @@ class SharedFixtures:
         """Have pytest set up a shared fixture as its owner, or make its value of what another worker published."""
         if fixturedef not in self._requests:
             return (yield)
-        key = fixturedef.cache_key(request)
+        key = str(fixturedef.cache_key(request)).removesuffix(_NAMED)
         if key in self._own_values:  # pytest has come back to a parameter
             value = self._own_values[key]
             known: Callable[[], object] = lambda: value  # noqa: E731
@@ -96,6 +102,8 @@ class SharedFixtures:
                     return value
             if record.good:
                 request.addfinalizer(seat.give_back)
+                if isinstance(pickle.loads(record.data), NotSent):
+                    self._not_sent.add(key)
             known = functools.partial(_borrowed, record, fixturedef.argname, request)
         function = fixturedef.func
         compat.redefine(fixturedef, function=known)
