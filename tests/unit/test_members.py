@@ -229,7 +229,7 @@ def test_one_that_is_started_again_takes_the_place(members: Members) -> None:
     one = members.get(1)
     assert one is not None
     before.close()
-    wait(members, lambda: one.lost)
+    wait(members, lambda: bool(one.lost))
     again = come(members, pid=2)
     wait(members, lambda: members.get(1) is not one)
     two = members.get(1)
