@@ -167,6 +167,7 @@ def heads(out: str) -> dict[str, str]:
     return dict(re.findall(r"^_{3,} (?:ERROR at (?:setup|teardown) of )?(\w+) _{3,}\n(.*)$", out, re.MULTILINE))
 
 
+@pytest.mark.soak
 def test_one_report_of_what_happens_on_both(place: Path) -> None:
     (place / "conftest.py").write_text(CONFTEST)
     (place / "test_it.py").write_text(OUTCOMES)
