@@ -28,6 +28,11 @@ def arguments_of(config: pytest.Config) -> tuple[str, ...]:
     return (str(given.dir), *_shared([*added, *map(str, given.args)]))
 
 
+def distributes(config: pytest.Config) -> bool:
+    """Tell whether workers of pytest-xdist run the tests."""
+    return bool(config.getoption("tx", None) or config.getoption("numprocesses", None))
+
+
 def _shared(words: list[str]) -> Iterator[str]:
     left = iter(words)
     for word in left:

@@ -102,11 +102,11 @@ class Follower:
             MeetingError: It was not found.
             RefusedError: It does not want this one.
         """
-        self._connect(self._patience, again=False)
+        self._connect(self._patience)
 
-    def _connect(self, seconds: float, *, again: bool) -> None:
+    def _connect(self, seconds: float) -> None:
         def greet(sock: socket.socket, _: Address) -> Connection:
-            return self._greet(sock, again=again)
+            return self._greet(sock)
 
         connection = reach_first(self._membership, derive(self._key, "meeting"), clock.monotonic() + seconds, greet)
         news = self._news
@@ -114,7 +114,7 @@ class Follower:
         self._link = link
         link.start()
 
-    def _greet(self, sock: socket.socket, *, again: bool) -> Connection:
+    def _greet(self, sock: socket.socket) -> Connection:
         me = self._membership
         self._address = str(sock.getsockname()[0]).removeprefix("::ffff:")
         limit_waits(sock, _PROOF)
@@ -134,7 +134,6 @@ class Follower:
                 versions=versions(),
                 arguments=self._arguments,
                 clock=clock_of_this_machine(),
-                again=again,
             )
             connection.send_bytes(pickle.dumps(hello))
             answer = pickle.loads(connection.recv_bytes())
@@ -172,10 +171,10 @@ class Follower:
             elif isinstance(message, LeaveAlone):
                 return None
             elif isinstance(message, Collect):
-                self._collecting = threading.Thread(
+                collecting = threading.Thread(
                     target=self._collect, args=(message, run), name="elastic-collecting", daemon=True
                 )
-                self._collecting.start()
+                collecting.start()
             elif isinstance(message, StartAgent):
                 self._start(message, run)
             elif isinstance(message, ToLaunch):
@@ -241,7 +240,7 @@ class Follower:
         refusals = 0
         while True:
             try:
-                self._connect(_TRY, again=True)
+                self._connect(_TRY)
             except (MeetingError, RefusedError) as error:
                 # Where its machine answers that nobody listens, it has ended.
                 refusals = refusals + 1 if "refused" in str(error) else 0

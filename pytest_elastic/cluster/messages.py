@@ -62,7 +62,6 @@ class Hello:
         versions: Versions of what must be equal on all machines, by name.
         arguments: Its directory and arguments, as far as they must be equal.
         clock: What tells its machine's clock from those of others.
-        again: It had been lost, and comes back.
     """
 
     rank: int
@@ -75,7 +74,6 @@ class Hello:
     versions: dict[str, str]
     arguments: tuple[str, ...] = field(default=(), repr=False)
     clock: str = ""
-    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

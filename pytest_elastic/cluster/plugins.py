@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_elastic.cluster.arguments import arguments_of
+from pytest_elastic.cluster.arguments import arguments_of, distributes
 from pytest_elastic.cluster.collection import collected_by_server
 from pytest_elastic.cluster.first import (
     DifferentArgumentsError,
@@ -48,7 +48,7 @@ def join(config: pytest.Config, membership: Membership, given: dict[str, Given])
     Raises:
         pytest.UsageError: It cannot be.
     """
-    if getattr(config.option, "tx", None) or getattr(config.option, "numprocesses", None):
+    if distributes(config):
         raise pytest.UsageError(
             f"-n: got {config.option.numprocesses or 'workers'}, but this is one of {membership.size} pytest processes "
             f"of one session ({membership.launcher}), which pytest-xdist cannot divide; leave it out"
@@ -109,8 +109,7 @@ def go_on_alone(config: pytest.Config, given: dict[str, Given]) -> int | None:
     Returns:
         Its exit code, if it was complete.
     """
-    distributes = getattr(config.option, "tx", None) or getattr(config.option, "numprocesses", None)
-    if "record" in given or distributes or not may_be_started_again(os.environ, None):
+    if "record" in given or distributes(config) or not may_be_started_again(os.environ, None):
         return None
     recorded = open_record(os.environ, cluster_key(os.environ, given), arguments_of(config))
     os.environ[TAKEN] = f"{own_pid()} {os.environ['TORCHELASTIC_RUN_ID']}"  # sessions within this one have no record

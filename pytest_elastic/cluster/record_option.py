@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from pytest_elastic.cluster.arguments import distributes
 from pytest_elastic.cluster.places import FilePlace, PlaceError
 from pytest_elastic.cluster.record import Identity, Recorder
 from pytest_elastic.cluster.replaying import RecordedSession
@@ -27,7 +28,7 @@ def open_record(config: pytest.Config) -> int | None:
     if _RECORDER in config.stash:  # the first one of several sessions has opened it before
         return None
     given = read_options(config)["record"]
-    if config.getoption("numprocesses", None) or config.getoption("tx", None):
+    if distributes(config):
         raise pytest.UsageError(
             f"{given.source}: workers of pytest-xdist have no record; leave it out, or run with -n0"
         )
