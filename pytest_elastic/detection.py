@@ -132,6 +132,18 @@ def use_spawn_option(config: pytest.Config) -> None:
         config.pluginmanager.register(Spawning(config), "elastic-spawn")
 
 
+def show_launches(config: pytest.Config) -> None:
+    """Gather what the ranks of tests do, where somebody wants to see it."""
+    given = config.stash[GIVEN]
+    wishes = any(name in given for name in ("report", "trace", "durations"))
+    wishes = wishes or "GITHUB_ACTIONS" in os.environ or "GITHUB_STEP_SUMMARY" in os.environ
+    if wishes and role(config) == "controller" and not only_looks(config):
+        from pytest_elastic.controller import showing
+
+        if showing.is_wanted(given, os.environ):
+            showing.begin(config, given, os.environ)
+
+
 def start_as_last_time(config: pytest.Config) -> None:
     """Start the server before anything is collected if a session with the same arguments needed it the last time."""
     if role(config) == "controller" and runs_tests(config) and _memory_key(config) in _memory(config):
@@ -390,6 +402,10 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_elastic.controller.launcher import add_output
 
         add_output(item, report)
+    if "pytest_elastic.controller.showing" in sys.modules:
+        from pytest_elastic.controller.showing import put
+
+        put(item, report)
     if report.failed and "pytest_elastic.services.etcd" in sys.modules:
         from pytest_elastic.services.etcd import add_etcd_section
 
@@ -399,7 +415,8 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
 def with_ranks(report: pytest.TestReport, config: pytest.Config, status: Any) -> Any:
     """Add the number of ranks to the word by which pytest tells the outcome of an elastic test.
 
-    Not in the short summary, which names the rank, and which other tools read.
+    Where it failed, what became of each of them. Not in the short summary, which names the rank, and which other
+    tools read.
     """
     ranks = getattr(report, "elastic_ranks", None)
     if ranks is None or not status or SUMMARY in config.stash:
@@ -407,5 +424,6 @@ def with_ranks(report: pytest.TestReport, config: pytest.Config, status: Any) ->
     category, letter, word = status
     text, markup = word if isinstance(word, tuple) else (word, None)
     if text:
-        text = f"{text} [{ranks} rank{'' if ranks == 1 else 's'}]"
+        told = getattr(report, "elastic_rank_map", "") or f"{ranks} rank{'' if ranks == 1 else 's'}"
+        text = f"{text} [{told}]"
     return category, letter, text if markup is None else (text, markup)
