@@ -118,10 +118,11 @@ class _Maker:
         )
 
     def _spans(self, rank: RankRecord, state: State) -> Iterator[Span]:
-        started = self._record.started_ns
         end = rank.exited.time_ns if rank.exited is not None else self._record.ended_ns
         killed = rank.closed_ns if rank.closed_ns is not None and rank.closed_ns < end and state != "passed" else None
-        last = started
+        last = self._record.started_ns
+        if rank.id.world != self._record.worlds[0]:
+            last = self._round_of(rank)[0] or rank.hello_ns or last
         for doing, until in self._steps(rank, state, end if killed is None else killed):
             if until > last:
                 yield Span(doing=doing, begin=self._at(last), end=self._at(until))
@@ -134,7 +135,7 @@ class _Maker:
         """Return what a rank did, one thing after the other, each with its end."""
         sought, met, started = self._round_of(rank)
         if sought:
-            yield ("start" if rank.id.world == self._record.worlds[0] else "waiting"), min(sought, end)
+            yield "start", min(sought, end)
             yield "rendezvous", min(met, end)
             yield "fork", min(rank.hello_ns or started, end)
         elif rank.hello_ns is not None:

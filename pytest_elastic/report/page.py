@@ -98,7 +98,8 @@ def _data_of(test: SeenTest) -> dict[str, Any]:
         "us": round(test.seconds * 1e6),
         "verdict": test.verdict,
         "texts": test.texts,
-        "sections": test.sections,
+        # What ranks wrote is in their launches.
+        "sections": [section for section in test.sections if not test.launches or "(rank " not in section[0]],
         "launches": [_without_memory(launch) for launch in test.launches],
     }
 

@@ -16,7 +16,7 @@ _WORDS: Final[dict[State, str]] = {
     "skipped": "skipped",
     "xfailed": "xfailed",
     "failed": "FAILED",
-    "collateral": "lost peer",
+    "collateral": "lost-peer",
     "killed": "killed",
 }
 _EACH: Final = 8

@@ -82,11 +82,9 @@ class SeenTest:
             text = clean(shortened(report.longreprtext, _TEXT))
             self.texts.append((f"{str(report.when).capitalize()} {category}", text))
         if report.when == "teardown" or report.failed:
-            own = [(name, text) for name, text in report.sections if "(rank " not in name or not self.launches]
             known = {name for name, _ in self.sections}
-            self.sections += [
-                (clean(name), clean(shortened(text, _SECTION))) for name, text in own if clean(name) not in known
-            ]
+            found = [(clean(name), clean(shortened(text, _SECTION))) for name, text in report.sections]
+            self.sections += [section for section in found if section[0] not in known]
 
     def _describe(self, report: pytest.TestReport) -> None:
         file, line, _ = report.location

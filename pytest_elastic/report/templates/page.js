@@ -4,6 +4,7 @@
   const STATES = ["ok", "skipped", "xfailed", "failed", "lost peer", "killed"];
   const ORDER = ["error", "failed", "xpassed", "rerun", "skipped", "xfailed", "passed"];
   const BAD = new Set(["error", "failed", "xpassed"]);
+  const FAILURE = 4; // a kind of marks
   const PAGE = 500, OPENED = 10;
   const $ = (id) => document.getElementById(id);
 
@@ -113,6 +114,7 @@
   };
   const whoIs = (lane) => (lane.rank === null ? `node ${lane.node}` : `rank ${lane.rank}`);
   const whereIs = (lane) => `node ${lane.node}${lane.host ? ` (${lane.host})` : ""}`;
+  const lines = (text) => { const count = text.split("\n").length; return `${count} line${count === 1 ? "" : "s"}`; };
   const isBad = (test) => BAD.has(test.outcome);
 
   function fold(ranks) {
@@ -148,7 +150,9 @@
     let group = "";
     const several = launch.worlds.length > 1;
     let list = null;
+    const failure = launch.marks.find(([kind]) => kind === FAILURE);
     for (const lane of [...launch.lanes].sort((a, b) => a.world - b.world || a.node - b.node || a.rank - b.rank)) {
+      const last = lane.world === launch.worlds.length - 1;
       const own = `${several ? `world ${lane.world + 1} of ${launch.worlds.length} (${launch.worlds[lane.world]} ranks), ` : ""}${whereIs(lane)}`;
       if (own !== group) {
         group = own;
@@ -168,7 +172,7 @@
         until = Math.max(until, end);
         if (end < from && doing !== 7) continue;
         const left = percent(begin), right = percent(end);
-        const broken = lane.state === 3 && doing >= 3 && doing <= 5 && end === lastOf(lane);
+        const broken = failure && failure[3] === lane.rank && last && doing >= 3 && doing <= 5 && begin < failure[1] && failure[1] <= end;
         track.append(make("b", {
           class: `d${doing}${within ? " within" : ""}${broken ? " broken" : ""}`, title: told,
           style: `left:${doing === 7 ? Math.min(left, 99.4) : left}%;width:${right - left}%`,
@@ -190,12 +194,6 @@
       if (percent(at) < 97) ticks.append(make("span", { style: `left:${percent(at)}%` }, seconds(at)));
     }
     return make("div", {}, box, make("div", { class: "axis", "aria-hidden": "true" }, make("div"), ticks, make("div")));
-  }
-
-  function lastOf(lane) {
-    let last = 0;
-    for (let i = 0; i < lane.spans.length; i += 3) if (lane.spans[i] >= 3 && lane.spans[i] <= 5) last = Math.max(last, lane.spans[i + 2]);
-    return last;
   }
 
   function niceStep(rough) {
@@ -248,7 +246,7 @@
       for (const stream of ["stdout", "stderr"]) {
         if (!lane[stream]) continue;
         const world = launch.worlds.length > 1 ? ` of world ${lane.world + 1}` : "";
-        box.append(part(`${stream} of ${whoIs(lane)}${world} (${lane[stream].split("\n").length} lines)`, make("pre", { tabindex: "0" }, lane[stream])));
+        box.append(part(`${stream} of ${whoIs(lane)}${world} (${lines(lane[stream])})`, make("pre", { tabindex: "0" }, lane[stream])));
       }
     }
     return box;
@@ -258,7 +256,7 @@
 
   function bodyOf(test) {
     const body = make("div", { class: "body" });
-    if (test.verdict && !test.launches.some((launch) => launch.verdict === test.verdict)) {
+    if (test.verdict && !test.launches.some((launch) => launch.verdict)) {
       body.append(make("p", { class: `verdict${isBad(test) ? " bad" : ""}` }, test.verdict));
     }
     test.launches.forEach((launch, number) => body.append(drawLaunch(launch, test, number)));
