@@ -110,7 +110,7 @@ class _Maker:
             host=rank.host,
             state=state,
             text=clean(text),
-            spans=(*spans, *self._waits(rank)),
+            spans=(*spans, *self._waits(rank, spans)),
             pid=rank.pid,
             stdout=stdout,
             stderr=stderr,
@@ -177,12 +177,15 @@ class _Maker:
         elif rank.hello_ns is not None or self._record.work == "command":
             yield "call", end
 
-    def _waits(self, rank: RankRecord) -> Iterator[Span]:
-        end_of_all = rank.exited.time_ns if rank.exited is not None else self._record.ended_ns
+    def _waits(self, rank: RankRecord, spans: Sequence[Span]) -> Iterator[Span]:
+        """Return where a rank waited for others, each time within the span that it was in."""
         for wait in self._record.waits:
             if (wait.world, wait.rank) == (rank.id.world, rank.id.rank):
-                end = min(wait.end_ns or end_of_all, end_of_all)
-                yield Span(doing="waiting", begin=self._at(wait.begin_ns), end=self._at(end), text=wait.what)
+                begin = self._at(wait.begin_ns)
+                within = next((span for span in spans if span.begin <= begin < span.end), None)
+                if within is not None:
+                    end = within.end if wait.end_ns is None else min(self._at(wait.end_ns), within.end)
+                    yield Span(doing="waiting", begin=begin, end=end, text=wait.what)
 
     def _output(self, rank: RankRecord, state: State) -> tuple[str, str]:
         if not self._told.output:

@@ -1,12 +1,13 @@
 """Launches as trace events, which Perfetto and ``chrome://tracing`` read: a process for each rank.
 
 What the format has is described at https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU;
-used are complete events (``X``), instants (``i``), counters (``C``) and names (``M``), in microseconds.
+used are complete events (``X``), asynchronous ones (``b``, ``e``), instants (``i``), counters (``C``) and names
+(``M``), in microseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pytest_elastic.report.seen import SeenTest
@@ -27,35 +28,40 @@ def make_trace(tests: Sequence[SeenTest]) -> dict[str, Any]:
 
 
 def _events(launches: Sequence[tuple[SeenTest, Timeline]]) -> Iterator[Event]:
-    tracks = _tracks([(timeline.at, timeline.at + timeline.seconds) for _, timeline in launches])
+    tracks = _Tracks()
     zero = launches[0][1].at if launches else 0.0
-    named: set[tuple[int, int]] = set()
-    for (test, timeline), track in zip(launches, tracks, strict=True):
-        begin = timeline.at - zero
-        events = list(_launch(test, timeline, begin, track))
-        for pid, tid in dict.fromkeys((event["pid"], event["tid"]) for event in events):
-            if (pid, tid) not in named:
-                named.add((pid, tid))
-                yield from _names(pid, tid)
-        yield from events
+    for test, timeline in launches:
+        for event in _launch(test, timeline, timeline.at - zero, tracks):
+            yield from tracks.names_of(event["pid"], event["tid"])
+            yield event
 
 
-def _tracks(times: Iterable[tuple[float, float]]) -> list[int]:
-    """Give those launches different tracks that run at the same time."""
-    free: list[float] = []
-    tracks = []
-    for begin, end in times:
-        track = next((number for number, until in enumerate(free) if until <= begin), len(free))
-        free[track : track + 1] = [end]
-        tracks.append(track)
-    return tracks
+class _Tracks:
+    """The tracks of each process: what overlaps in time is not on the same one."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, list[float]] = {}
+        self._named: set[tuple[int, int]] = set()
+
+    def take(self, pid: int, begin: float, end: float) -> int:
+        """Return a track of a process that is free for a time."""
+        until = self._until.setdefault(pid, [])
+        index = next((index for index, last in enumerate(until) if last <= begin), len(until))
+        until[index : index + 1] = [end]
+        return index + 1
+
+    def names_of(self, pid: int, tid: int) -> Iterator[Event]:
+        """Return the names of a process and of its track, the first time."""
+        if (pid, tid) not in self._named:
+            self._named.add((pid, tid))
+            yield from _names(pid, tid)
 
 
 def _names(pid: int, tid: int) -> Iterator[Event]:
     name = "tests" if pid == _SESSION else f"rank {_rank(pid)}"
     yield {"ph": "M", "name": "process_name", "pid": pid, "tid": tid, "args": {"name": name}}
     yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": pid}}
-    thread = "launches" if tid == 1 else f"launches beside others ({tid})"
+    thread = "launches" if tid == 1 else f"launches at the same time ({tid})"
     yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": thread}}
 
 
@@ -67,35 +73,36 @@ def _rank(pid: int) -> int:
     return pid - _SESSION - 1
 
 
-def _launch(test: SeenTest, timeline: Timeline, begin: float, track: int) -> Iterator[Event]:
-    tid = track + 1
+def _launch(test: SeenTest, timeline: Timeline, begin: float, tracks: _Tracks) -> Iterator[Event]:
+    tid = tracks.take(_SESSION, begin, begin + timeline.seconds)
     what = {"outcome": test.outcome, "verdict": timeline.verdict, "worlds": " ".join(map(str, timeline.worlds))}
     if timeline.culprit is not None:
         what["culprit"] = f"rank {timeline.culprit}"
     name = test.nodeid if timeline.name in test.nodeid else f"{test.nodeid}: {timeline.name}"
     yield _slice(name, "test", begin, begin + timeline.seconds, _SESSION, tid, what)
+    last: dict[int, int] = {}
     for lane in timeline.lanes:
-        yield from _lane(lane, name, begin, tid)
+        if lane.spans and lane.rank is not None:
+            first, end = min(span.begin for span in lane.spans), max(span.end for span in lane.spans)
+            last[lane.rank] = tracks.take(_process(lane.rank), begin + first, begin + end)
+            yield from _rank_events(lane, lane.rank, name, begin, last[lane.rank])
+        elif lane.spans:
+            yield from _node_events(lane, begin, tid)
     for mark in timeline.marks:
-        pid = _SESSION if mark.rank is None else _process(mark.rank)
+        where = (_SESSION, tid) if mark.rank is None else (_process(mark.rank), last.get(mark.rank, 1))
         at = _us(begin + mark.at)
-        yield {"ph": "i", "name": mark.text, "cat": mark.kind, "ts": at, "pid": pid, "tid": tid, "s": "p"}
+        yield {"ph": "i", "name": mark.text, "cat": mark.kind, "ts": at, "pid": where[0], "tid": where[1], "s": "p"}
 
 
-def _lane(lane: Lane, name: str, begin: float, tid: int) -> Iterator[Event]:
-    pid = _SESSION if lane.rank is None else _process(lane.rank)
-    if not lane.spans:
-        return
+def _rank_events(lane: Lane, rank: int, name: str, begin: float, tid: int) -> Iterator[Event]:
+    pid = _process(rank)
     about: dict[str, Any] = {"node": lane.node, "host": lane.host, "pid": lane.pid, "what": lane.text}
     about = {key: value for key, value in about.items() if value not in (None, "")}
-    if lane.rank is not None:
-        first, last = min(span.begin for span in lane.spans), max(span.end for span in lane.spans)
-        yield _slice(name, lane.state, begin + first, begin + last, pid, tid, about)
+    first, end = min(span.begin for span in lane.spans), max(span.end for span in lane.spans)
+    yield _slice(name, lane.state, begin + first, begin + end, pid, tid, about)
     for span in lane.spans:
         args = {"what": span.text} if span.text else {}
         title = _WORDS.get(span.doing, span.doing)
-        if lane.rank is None:
-            title = f"node {lane.node}: {title}"
         yield _slice(title, "phase", begin + span.begin, begin + span.end, pid, tid, args)
     for at, size in lane.memory:
         counter = "memory" if tid == 1 else f"memory ({tid})"
@@ -103,9 +110,17 @@ def _lane(lane: Lane, name: str, begin: float, tid: int) -> Iterator[Event]:
         yield {"ph": "C", "name": counter, "ts": _us(begin + at), "pid": pid, "tid": tid, "args": value}
 
 
+def _node_events(lane: Lane, begin: float, tid: int) -> Iterator[Event]:
+    """Return what a node did that never had a rank: begin and end, since several nodes may do the same at once."""
+    for number, span in enumerate(lane.spans):
+        title = f"node {lane.node}: {span.doing}"
+        about = {"cat": "node", "name": title, "id": f"{tid}-{lane.node}-{number}", "pid": _SESSION, "tid": tid}
+        yield {"ph": "b", "ts": _us(begin + span.begin), **about}
+        yield {"ph": "e", "ts": _us(begin + span.end), **about}
+
+
 def _slice(name: str, category: str, begin: float, end: float, pid: int, tid: int, args: dict[str, Any]) -> Event:
     ts = _us(begin)
-    # What lies within another slice must not end after it, by a rounded microsecond either.
     return {
         "ph": "X",
         "name": name,
