@@ -12,7 +12,7 @@ from pytest_elastic.report.durations import PARTS, parts_of, table_of
 from pytest_elastic.report.happened import Told, clean, make_timeline
 from pytest_elastic.report.rank_map import rank_map
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord, Wait
-from pytest_elastic.report.timeline import Lane, Timeline, from_data, to_data
+from pytest_elastic.report.timeline import Lane, State, Timeline, from_data, to_data
 
 from ..seeing import samples
 
@@ -261,7 +261,8 @@ def test_texts_are_fit_to_be_shown() -> None:
 
 def test_a_map_of_ranks_names_each_of_a_few_and_neighbours_of_many_together() -> None:
     assert rank_map(["passed", "passed", "failed", "killed"]) == "0 ok 1 ok 2 FAILED 3 killed"
-    assert rank_map([*["passed"] * 5, "failed", *["collateral"] * 4]) == "0-4 ok 5 FAILED 6-9 lost-peer"
+    many: list[State] = ["passed"] * 5 + ["failed"] + ["collateral"] * 4  # type: ignore[assignment]
+    assert rank_map(many) == "0-4 ok 5 FAILED 6-9 lost-peer"
     assert rank_map([]) == ""
 
 

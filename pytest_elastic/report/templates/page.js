@@ -219,7 +219,7 @@
     const box = make("section", { class: "launch", "aria-label": `Launch ${launch.name}` });
     const sizes = launch.worlds.map((size) => `${size} rank${size === 1 ? "" : "s"}`).join(", then ");
     const restarts = launch.restarts ? `, ${launch.restarts} restart${launch.restarts === 1 ? "" : "s"}` : "";
-    box.append(make("h3", {}, `${test.launches.length > 1 ? `Launch ${number + 1}: ` : ""}${launch.name || "launch"}: ${sizes || "no rank"}${restarts}, ${seconds(launch.us)}`));
+    box.append(make("h2", {}, `${test.launches.length > 1 ? `Launch ${number + 1}: ` : ""}${launch.name || "launch"}: ${sizes || "no rank"}${restarts}, ${seconds(launch.us)}`));
     if (launch.verdict) box.append(make("p", { class: "verdict bad" }, launch.verdict));
     box.append(make("p", { class: "legend", "aria-hidden": "true" },
       ...DOINGS.map((text, doing) => make("span", {}, make("i", { class: `d${doing}` }), text))));
