@@ -53,6 +53,8 @@ class MemoryWatch:
         try:
             if pid not in self._processes:
                 self._processes[pid] = psutil.Process(pid)
-            rank.memory.append((clock.monotonic_ns(), self._processes[pid].memory_info().rss))
+            size = self._processes[pid].memory_info().rss
+            if size:  # one that has ended, and that its parent has not waited for, has none
+                rank.memory.append((clock.monotonic_ns(), size))
         except psutil.Error:  # it has ended just now
             self._processes.pop(pid, None)
