@@ -140,6 +140,9 @@ def test_option_names() -> None:
     flags = {setting.flag_name for setting in SETTINGS.values() if setting.option}
     assert flags == {
         "--elastic-nproc",
+        "--elastic-report",
+        "--elastic-trace",
+        "--elastic-durations",
         "--elastic-timeout",
         "--elastic-backend",
         "--elastic-device",
