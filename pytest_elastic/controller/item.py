@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +22,6 @@ from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
 from pytest_elastic.controller.properties import put_properties
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
-from pytest_elastic.controller.showing import WANTED, keep, told_of
 from pytest_elastic.controller.site import NoFreeNodesError, TooFewNodesError
 from pytest_elastic.controller.snapshots import take_snapshots
 from pytest_elastic.controller.time_limit import LIMIT
@@ -49,9 +49,8 @@ from pytest_elastic.report.judgement import (
 )
 from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
-from pytest_elastic.report.rank_map import rank_map, state_of
+from pytest_elastic.report.rank_map import RANK_MAP, rank_map, state_of
 from pytest_elastic.report.records import LaunchRecord, RankRecord
-from pytest_elastic.report.seen import RANK_MAP
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
 from pytest_elastic.scarcity import Scarcity
@@ -376,8 +375,11 @@ class ElasticItem:
         if report.failed:
             culprit = self._culprit_rank()
             vars(report)[RANK_MAP] = rank_map([state_of(rank, culprit) for rank in record.last_world()])
-        if when == "teardown" and WANTED in self._item.config.stash:
-            keep(self._item, record, told_of(self._judgements, record))
+        # Imported only where somebody wants to see it.
+        if when == "teardown" and "pytest_elastic.controller.showing" in sys.modules:
+            from pytest_elastic.controller.showing import keep_test
+
+            keep_test(self._item, record, self._judgements)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
 

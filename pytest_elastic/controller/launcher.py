@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pytest
 
 from pytest_elastic import kernel
-from pytest_elastic.controller import showing
 from pytest_elastic.controller.awaiting import refuse_no_bool
 from pytest_elastic.controller.configuring import configured, tell_finished
 from pytest_elastic.controller.devices import TooFewDevicesError
@@ -21,7 +21,7 @@ from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.launch_config import drop_empty_log_directory
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
-from pytest_elastic.controller.properties import put_properties
+from pytest_elastic.controller.properties import culprit_of, put_properties
 from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.controller.running import RunningLaunch
 from pytest_elastic.controller.server import remove_run_directory
@@ -30,7 +30,6 @@ from pytest_elastic.faults import Fault, check_faults
 from pytest_elastic.one_line import one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.pickling import pickle_exception
-from pytest_elastic.report.happened import Told
 from pytest_elastic.report.output import launch_sections, stack_sections
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.verdict import Verdict, judge, not_preloaded
@@ -328,24 +327,15 @@ class ElasticLaunch:
         verdict = judge(record)
         self._messages += record.notes
         item = self._request.node
-        self._show(item, record, verdict)
+        put_properties(item, record, culprit_of(verdict))
+        if "pytest_elastic.controller.showing" in sys.modules:  # imported only where somebody wants to see it
+            from pytest_elastic.controller.showing import keep_launch
+
+            keep_launch(item, record, verdict)
         item.stash[LAST_RESULT] = verdict.result
         self._messages += tell_finished(verdict.result, item)
         item.stash[CUT_SHORT] = record.cut_short
         return verdict
-
-    def _show(self, item: pytest.Item, record: LaunchRecord, verdict: Verdict) -> None:
-        """Keep what others are to see of a launch."""
-        first = next((failure for failure in verdict.result.failures if not failure.collateral), None)
-        culprit = first.rank if first is not None and verdict.error is not None else None
-        told = Told(
-            verdict=str(verdict.error).partition("\n")[0] if verdict.error is not None else "",
-            culprit=culprit,
-            failed=verdict.error is not None,
-            traceback=first.traceback if first is not None else "",
-        )
-        showing.keep(item, record, told)
-        put_properties(item, record, culprit)
 
     def warn_of(self, result: LaunchResult) -> None:
         """Warn of what ranks left behind, and once of a server that is not fit."""

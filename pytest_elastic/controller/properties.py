@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pytest_elastic.report.records import LaunchRecord
+from pytest_elastic.report.verdict import Verdict
 
 _NPROC, _NNODES, _RESTARTS, _CULPRIT = "elastic_nproc", "elastic_nnodes", "elastic_restarts", "elastic_culprit_rank"
+
+
+def culprit_of(verdict: Verdict) -> int | None:
+    """Return the rank that failed first, if a launch failed of one."""
+    if verdict.error is None:
+        return None
+    return next((failure.rank for failure in verdict.result.failures if not failure.collateral), None)
 
 
 def put_properties(item: pytest.Item, record: LaunchRecord, culprit: int | None) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 import pytest_elastic
 from pytest_elastic import clock
+from pytest_elastic.controller.properties import culprit_of
 from pytest_elastic.fixtures import is_xdist_worker
 from pytest_elastic.options import Given
 from pytest_elastic.report.happened import Told, make_timeline
@@ -28,6 +29,7 @@ from pytest_elastic.report.timeline import from_data, to_data
 
 if TYPE_CHECKING:
     from pytest_elastic.report.judgement import Judgement
+    from pytest_elastic.report.verdict import Verdict
 
 _ANNOTATES: Final = "pytest_github_actions_annotate_failures"
 """A plugin that annotates every failure, ours too."""
@@ -97,11 +99,27 @@ def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[st
 # --- in the process that runs a test ---
 
 
-def keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
-    """Keep what happened in a launch of a test, while the files of its ranks are there."""
+def keep_test(item: pytest.Item, record: LaunchRecord, judgements: tuple[Judgement, ...]) -> None:
+    """Keep what happened in the launch of a test that ran on ranks, while the files of its ranks are there."""
     if WANTED in item.config.stash:
-        timeline = make_timeline(record, told)
-        item.stash.setdefault(_KEPT, {})[record.directory] = to_data(timeline)
+        _keep(item, record, _told_of(judgements, record))
+
+
+def keep_launch(item: pytest.Item, record: LaunchRecord, verdict: Verdict) -> None:
+    """Keep what happened in one of the launches of a test."""
+    if WANTED in item.config.stash:
+        first = next((failure for failure in verdict.result.failures if not failure.collateral), None)
+        told = Told(
+            verdict=str(verdict.error).partition("\n")[0] if verdict.error is not None else "",
+            culprit=culprit_of(verdict),
+            failed=verdict.error is not None,
+            traceback=first.traceback if first is not None else "",
+        )
+        _keep(item, record, told)
+
+
+def _keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
+    item.stash.setdefault(_KEPT, {})[record.directory] = to_data(make_timeline(record, told))
 
 
 def put(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -111,7 +129,7 @@ def put(item: pytest.Item, report: pytest.TestReport) -> None:
         del item.stash[_KEPT]
 
 
-def told_of(judgements: tuple[Judgement, ...], record: LaunchRecord) -> Told:
+def _told_of(judgements: tuple[Judgement, ...], record: LaunchRecord) -> Told:
     """Return what the judgements of a test say."""
     from pytest_elastic.report.merge import verdict_of
 

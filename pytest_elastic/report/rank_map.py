@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.judgement import find_failures, skip_of
 from pytest_elastic.report.records import RankRecord
-from pytest_elastic.report.timeline import State
 
+if TYPE_CHECKING:
+    from pytest_elastic.report.timeline import State
+
+RANK_MAP: Final = "elastic_rank_map"
+"""Attribute of a report of a failure: what became of each rank, in one line."""
 _WORDS: Final[dict[State, str]] = {
     "passed": "ok",
     "skipped": "skipped",

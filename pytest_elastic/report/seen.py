@@ -10,11 +10,10 @@ import pytest
 
 from pytest_elastic.report.describe import shortened
 from pytest_elastic.report.happened import clean
+from pytest_elastic.report.rank_map import RANK_MAP
 
 LAUNCHES: Final = "elastic_launches"
 """Attribute of a test's last report: its launches, as :func:`pytest_elastic.report.timeline.to_data` gives them."""
-RANK_MAP: Final = "elastic_rank_map"
-"""Attribute of a report of a failure: what became of each rank, in one line."""
 _WORST: Final = ("error", "failed", "xpassed", "rerun", "skipped", "xfailed", "passed")
 BAD: Final = ("error", "failed", "xpassed")
 _TEXT: Final = 60_000
