@@ -136,11 +136,12 @@ def show_launches(config: pytest.Config) -> None:
     """Gather what the ranks of tests do, where somebody wants to see it."""
     given = config.stash[GIVEN]
     wishes = any(name in given for name in ("report", "trace", "durations"))
-    wishes = wishes or "GITHUB_ACTIONS" in os.environ or "GITHUB_STEP_SUMMARY" in os.environ
+    wishes = wishes or any(name in os.environ for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"))
+    wishes = wishes or bool(config.getoption("htmlpath", None))
     if wishes and role(config) == "controller" and not only_looks(config):
         from pytest_elastic.controller import showing
 
-        if showing.is_wanted(given, os.environ):
+        if showing.is_wanted(config, given, os.environ):
             showing.begin(config, given, os.environ)
 
 

@@ -45,6 +45,7 @@ class Wanted:
         durations: Of how many launches to tell where their time went: 0 of all, ``None`` of none.
         annotations: GitHub Actions reads what is printed.
         summary: File of the summary of the step, or ``None``.
+        pictures: pytest-html writes a report, which gets a picture of each launch.
     """
 
     page: Path | None
@@ -52,6 +53,7 @@ class Wanted:
     durations: int | None
     annotations: bool
     summary: Path | None
+    pictures: bool
 
 
 WANTED: Final[pytest.StashKey[Wanted]] = pytest.StashKey()
@@ -59,9 +61,10 @@ _KEPT: Final[pytest.StashKey[dict[Path, dict[str, Any]]]] = pytest.StashKey()
 """In the stash of a test: its launches, by the directory of their output."""
 
 
-def is_wanted(given: Mapping[str, Given], environ: Mapping[str, str]) -> bool:
+def is_wanted(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[str, str]) -> bool:
     """Tell whether anything is to be shown."""
     asked = any(name in given for name in ("report", "trace", "durations"))
+    asked = asked or bool(config.getoption("htmlpath", None))
     return asked or environ.get("GITHUB_ACTIONS") == "true" or bool(environ.get("GITHUB_STEP_SUMMARY"))
 
 
@@ -83,6 +86,7 @@ def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[st
         durations=given["durations"].value if "durations" in given else None,
         annotations=environ.get("GITHUB_ACTIONS") == "true" and not config.pluginmanager.hasplugin(_ANNOTATES),
         summary=Path(summary) if summary else None,
+        pictures=bool(config.getoption("htmlpath", None)),
     )
     if is_xdist_worker(config):
         return
@@ -125,8 +129,13 @@ def _keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
 def put(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put the launches of a test on its last report."""
     if report.when == "teardown" and _KEPT in item.stash:
-        vars(report)[LAUNCHES] = list(item.stash[_KEPT].values())
+        launches = vars(report)[LAUNCHES] = list(item.stash[_KEPT].values())
         del item.stash[_KEPT]
+        if item.config.stash[WANTED].pictures and hasattr(report, "extras"):
+            from pytest_elastic.report.picture import picture
+
+            for launch in launches:
+                report.extras.append(_extra(picture(from_data(launch))))
 
 
 def _told_of(judgements: tuple[Judgement, ...], record: LaunchRecord) -> Told:
@@ -140,6 +149,11 @@ def _told_of(judgements: tuple[Judgement, ...], record: LaunchRecord) -> Told:
         verdict = verdict_of(bad.culprit, record.last_world(), record, again=False)
         return Told(verdict=verdict, culprit=bad.culprit.rank.id.rank, failed=True)
     return Told(verdict=bad.message.partition("\n")[0], failed=True)
+
+
+def _extra(html: str) -> dict[str, str | None]:
+    """Return what pytest-html shows in the row of a test."""
+    return {"name": "ranks", "format_type": "html", "content": html, "mime_type": None, "extension": None}
 
 
 # --- where reports come together ---

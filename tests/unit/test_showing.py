@@ -11,11 +11,13 @@ from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from pytest_elastic.report.github import annotation, summary
 from pytest_elastic.report.page import PageHead, make_page, pack
+from pytest_elastic.report.picture import picture
 from pytest_elastic.report.seen import LAUNCHES, SeenSession, SeenTest
 from pytest_elastic.report.timeline import to_data
 from pytest_elastic.report.trace import make_trace
@@ -166,3 +168,14 @@ def test_github_is_told_where_and_why(tmp_path: Path) -> None:
     assert r"| test\_a.py::test\_x\[a,b\] | 0 ok 1 FAILED | rank 2 of 4 failed first" in text
     good: list[SeenTest] = [test for test in samples.session() if not test.bad]
     assert "2 tests ran on ranks; none failed." in summary(good, {"passed": 3})
+
+
+def test_a_picture_has_each_rank_and_says_what_it_shows() -> None:
+    drawn = ElementTree.fromstring(picture(samples.fails()))
+    names = "{http://www.w3.org/2000/svg}"
+    assert drawn.findtext(f"{names}title") == samples.fails().verdict
+    texts = [element.text for element in drawn.iter(f"{names}text")]
+    assert texts[:4] == ["rank 0 (1)", "lost a peer", "rank 1 (1)", "failed"]
+    assert len(list(drawn.iter(f"{names}line"))) == 3
+    many = picture(samples.passes(ranks=100))
+    assert "... 36 ranks more" in many
