@@ -354,7 +354,7 @@ def test_in_report(extras, record_property, rank):
     options += ["--html=out.html", "--self-contained-html", "--junitxml=out.xml", "--splits=1", "--group=1"]
     result = run(pytester, *options)
     text = plain_text(result)
-    outcomes = re.findall(r"^test_it\.py::(\S+) ([A-Z]+) (?:\(.*\) )?\[(\d ranks?|0 .*)\]", text, re.MULTILINE)
+    outcomes = re.findall(r"^test_it\.py::(\S+) ([A-Z]+) (?:\(.*\) )?\[(\d ranks?|0 [^]]*)\]", text, re.MULTILINE)
     assert outcomes == [
         ("test_first", "PASSED", "2 ranks"),
         ("test_good", "PASSED", "2 ranks"),
