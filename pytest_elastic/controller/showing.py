@@ -131,11 +131,11 @@ def put(item: pytest.Item, report: pytest.TestReport) -> None:
     if report.when == "teardown" and _KEPT in item.stash:
         launches = vars(report)[LAUNCHES] = list(item.stash[_KEPT].values())
         del item.stash[_KEPT]
-        if item.config.stash[WANTED].pictures and hasattr(report, "extras"):
+        if item.config.stash[WANTED].pictures:
             from pytest_elastic.report.picture import picture
 
-            for launch in launches:
-                report.extras.append(_extra(picture(from_data(launch))))
+            extras = [_extra(picture(from_data(launch))) for launch in launches]
+            vars(report)["extras"] = [*getattr(report, "extras", ()), *extras]
 
 
 def _told_of(judgements: tuple[Judgement, ...], record: LaunchRecord) -> Told:

@@ -161,10 +161,10 @@ class _Maker:
             if phase in done:
                 yield phase, min(done[phase], end)
         if rank.finished is None and "teardown" not in done and rank.hello_ns is not None:
-            caught = rank.caught.time_ns if rank.caught is not None and not done else 0
             reached = phase_reached(rank)
-            if caught:
-                yield reached, min(caught, end)
+            if rank.caught is not None and rank.caught.when not in done:
+                # Its report, which takes a while to make, never came.
+                yield reached, min(rank.caught.time_ns, end)
                 reached = "teardown"
             yield reached, end
 

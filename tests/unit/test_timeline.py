@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_elastic.messages import RankExited, RankFinished, RankId, RankReport
+from pytest_elastic.messages import RankCaught, RankExited, RankFinished, RankId, RankReport
 from pytest_elastic.report.durations import PARTS, parts_of, table_of
 from pytest_elastic.report.happened import Told, clean, make_timeline
 from pytest_elastic.report.rank_map import rank_map
@@ -174,6 +174,20 @@ def test_a_rank_that_is_ended_was_in_the_phase_that_it_had_reached() -> None:
         ("failure", 1, 0.9),
         ("deadline", None, 2.0),
     ]
+
+
+def test_what_a_rank_caught_ends_its_phase_though_no_report_came() -> None:
+    me = rank_id(0, size=1)
+    rank = RankRecord(
+        id=me,
+        directory=Path("none"),
+        hello_ns=ns(0.5),
+        reports=reports(me, ("setup", 0.7)),
+        caught=RankCaught(id=me, time_ns=ns(0.9), when="call", type="ValueError", message="told"),
+        exited=exited(me, 1.2, 1),
+    )
+    timeline = make_timeline(launch((rank,), (agent((me, (0.1, 0.2, 0.4))),)), Told(culprit=0, failed=True))
+    assert done(timeline.lanes[0])[-2:] == [("call", 0.7, 0.9), ("teardown", 0.9, 1.2)]
 
 
 def test_worlds_that_form_again_and_nodes_that_start_no_rank_are_there() -> None:
