@@ -180,6 +180,11 @@ class Showing:
         status: Any = self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         self._seen.add(report, str(status[0]) if status else report.outcome)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Take what could not be collected."""
+        if report.failed:
+            self._seen.add_error(report)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Write what goes into files."""

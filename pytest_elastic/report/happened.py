@@ -261,8 +261,13 @@ class _Maker:
 
     def _stacks(self) -> tuple[Stack, ...]:
         places: dict[str, list[int]] = {}
+        if not self._told.failed:
+            return ()
+        silent = self._record.work == "command"
         for rank in self._record.last_world():
-            text = shown(read_stacks(rank.directory)) if self._told.failed else ""
+            # Where one that had passed waited to be let go tells nothing.
+            passed = state_of(rank, self._told.culprit, silent_success=silent) == "passed"
+            text = "" if passed else shown(read_stacks(rank.directory))
             if text:
                 places.setdefault(text, []).append(rank.id.rank)
         return tuple(Stack(ranks=tuple(ranks), text=clean(shortened(text, _STACK))) for text, ranks in places.items())

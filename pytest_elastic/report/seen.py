@@ -114,6 +114,14 @@ class SeenSession:
         """Take a report of any test."""
         self._tests.setdefault(report.nodeid, SeenTest(report.nodeid)).add(report, category)
 
+    def add_error(self, report: pytest.CollectReport) -> None:
+        """Take what could not be collected."""
+        text = clean(shortened(report.longreprtext, _TEXT))
+        last = text.strip().rpartition("\n")[2]
+        test = SeenTest(report.nodeid or "the session", outcome="error", verdict=shortened(last, 1_000))
+        test.texts.append(("Collection error", text))
+        self._tests[f"collection of {report.nodeid}"] = test
+
     @property
     def tests(self) -> Sequence[SeenTest]:
         """The tests."""

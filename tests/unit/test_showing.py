@@ -109,6 +109,14 @@ def test_the_worst_of_its_phases_is_the_outcome_of_a_test() -> None:
     assert session.counts() == {"error": 1}
 
 
+def test_what_could_not_be_collected_is_there() -> None:
+    session = SeenSession()
+    session.add_error(pytest.CollectReport("test_it.py", "failed", "some lines\nE   ImportError: no such module", []))
+    [test] = session.tests
+    assert (test.nodeid, test.outcome, test.verdict) == ("test_it.py", "error", "E   ImportError: no such module")
+    assert not unpacked(make_page(HEAD, session.tests, session.counts()))["tests"][0]["launches"]
+
+
 def test_a_trace_has_a_process_for_each_rank() -> None:
     trace = json.loads(json.dumps(make_trace(samples.session())))
     events = trace["traceEvents"]

@@ -110,6 +110,7 @@
 
   const seconds = (us) => {
     const s = us / 1e6;
+    if (us === 0) return "0 s";
     return s >= 100 ? `${s.toFixed(0)} s` : s >= 1 ? `${s.toFixed(2)} s` : `${(s * 1000).toFixed(s < 0.01 ? 1 : 0)} ms`;
   };
   const whoIs = (lane) => (lane.rank === null ? `node ${lane.node}` : `rank ${lane.rank}`);
