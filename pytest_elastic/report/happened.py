@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_elastic import clock
+from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.describe import shortened, what_happened
 from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, phase_reached
 from pytest_elastic.report.output import read_part
@@ -97,7 +98,7 @@ class _Maker:
         """Return who failed first in a world; in the last one the verdict has said so."""
         failures = find_failures(ranks)
         if index < len(self._record.worlds) - 1:
-            return failures[0] if failures else None
+            return failures[0] if failures and failures[0].blame <= Blame.OWN else None
         return next((failure for failure in failures if failure.rank.id.rank == self._told.culprit), None)
 
     def _lane(self, index: int, rank: RankRecord, state: State, text: str) -> Lane:
@@ -118,7 +119,8 @@ class _Maker:
         )
 
     def _spans(self, rank: RankRecord, state: State) -> Iterator[Span]:
-        end = rank.exited.time_ns if rank.exited is not None else self._record.ended_ns
+        # Where its agent is gone too, nobody saw it end.
+        end = rank.exited.time_ns if rank.exited is not None else rank.closed_ns or self._record.ended_ns
         killed = rank.closed_ns if rank.closed_ns is not None and rank.closed_ns < end and state != "passed" else None
         last = self._record.started_ns
         if rank.id.world != self._record.worlds[0]:
