@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -123,6 +123,7 @@ def keep_launch(item: pytest.Item, record: LaunchRecord, verdict: Verdict) -> No
 
 
 def _keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
+    told = replace(told, output=item.config.stash[WANTED].page is not None)  # nothing else shows it
     item.stash.setdefault(_KEPT, {})[record.directory] = to_data(make_timeline(record, told))
 
 
