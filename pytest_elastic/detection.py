@@ -132,17 +132,25 @@ def use_spawn_option(config: pytest.Config) -> None:
         config.pluginmanager.register(Spawning(config), "elastic-spawn")
 
 
-def show_launches(config: pytest.Config) -> None:
-    """Gather what the ranks of tests do, where somebody wants to see it."""
+def show_launches(config: pytest.Config, *, has_ranks: bool = False) -> None:
+    """Gather what the ranks of tests do, where somebody wants to see it.
+
+    Args:
+        config: pytest's configuration.
+        has_ranks: It is known that tests use ranks. Before that only an option makes this session do anything.
+    """
+    if role(config) != "controller" or only_looks(config):
+        return
     given = config.stash[GIVEN]
-    wishes = any(name in given for name in ("report", "trace", "durations"))
-    wishes = wishes or any(name in os.environ for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"))
-    wishes = wishes or bool(config.getoption("htmlpath", None))
-    if wishes and role(config) == "controller" and not only_looks(config):
+    asked = any(name in given for name in ("report", "trace", "durations"))
+    # The main process of pytest-xdist collects nothing: it never knows before the reports come.
+    distributes = bool(getattr(config.option, "tx", None)) and not is_xdist_worker(config)
+    implied = any(os.environ.get(name) for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"))
+    implied = implied or bool(config.getoption("htmlpath", None))
+    if asked or (implied and (has_ranks or distributes)):
         from pytest_elastic.controller import showing
 
-        if showing.is_wanted(config, given, os.environ):
-            showing.begin(config, given, os.environ)
+        showing.begin(config, given, os.environ)
 
 
 def start_as_last_time(config: pytest.Config) -> None:
@@ -220,6 +228,7 @@ def tell_server(session: pytest.Session) -> None:
     run = run_of(config)
     if files:
         run.start_early()
+        show_launches(config, has_ranks=True)
     run.collected(files, modules)
     if ours and not is_xdist_worker(config):  # a worker has nobody to tell: there each test does
         run.refuse_unknown_words()

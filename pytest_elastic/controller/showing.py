@@ -61,19 +61,14 @@ _KEPT: Final[pytest.StashKey[dict[Path, dict[str, Any]]]] = pytest.StashKey()
 """In the stash of a test: its launches, by the directory of their output."""
 
 
-def is_wanted(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[str, str]) -> bool:
-    """Tell whether anything is to be shown."""
-    asked = any(name in given for name in ("report", "trace", "durations"))
-    asked = asked or bool(config.getoption("htmlpath", None))
-    return asked or environ.get("GITHUB_ACTIONS") == "true" or bool(environ.get("GITHUB_STEP_SUMMARY"))
-
-
 def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[str, str]) -> None:
-    """Take note of what is to be shown, and gather it from now on where reports come together.
+    """Take note of what is to be shown, unless that is done, and gather it from now on where reports come together.
 
     Raises:
         pytest.UsageError: It cannot be written, or what makes it is not installed.
     """
+    if WANTED in config.stash:
+        return
     directory = config.invocation_params.dir
     paths: dict[str, Path | None] = dict.fromkeys(("report", "trace"))
     for name in paths:

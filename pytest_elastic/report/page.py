@@ -97,6 +97,7 @@ def _data_of(test: SeenTest) -> dict[str, Any]:
         "outcome": test.outcome,
         "us": round(test.seconds * 1e6),
         "verdict": test.verdict,
+        "worker": test.worker,
         "texts": test.texts,
         # What ranks wrote is in their launches.
         "sections": [section for section in test.sections if not test.launches or "(rank " not in section[0]],

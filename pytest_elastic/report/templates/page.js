@@ -278,6 +278,7 @@
       make("span", { class: "name" }, test.id),
       squares,
       lanes.length ? make("span", { class: "quiet" }, `${lanes.length} rank${lanes.length === 1 ? "" : "s"}`) : null,
+      test.worker ? make("span", { class: "quiet" }, test.worker) : null,
       make("span", { class: "time" }, seconds(test.us)));
     const details = make("details", { class: "test" }, summary);
     details.addEventListener("toggle", () => {
