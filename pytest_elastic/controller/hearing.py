@@ -35,7 +35,7 @@ from pytest_elastic.messages import (
     RankWarned,
     RoundStarted,
 )
-from pytest_elastic.report.records import Wait
+from pytest_elastic.report.records import Round, Wait
 
 _WORDS: Final = (RankCaught, RankFailed, RankReport, RankFinished)
 """What a rank tells of its test or function."""
@@ -230,7 +230,16 @@ class Hearing:
         elif isinstance(message, RoundStarted):
             if message.ranks:
                 self._roster.agents[message.node].rounds.append(message.ranks[0])
-                self._roster.agents[message.node].times_ns.append(message.times_ns)
+                sought_ns, met_ns, started_ns = message.times_ns
+                self._roster.rounds.append(
+                    Round(
+                        node=message.node,
+                        world=message.ranks[0].world,
+                        sought_ns=sought_ns,
+                        met_ns=met_ns,
+                        started_ns=started_ns,
+                    )
+                )
             for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
                 self._arrivals.hold(self._roster.rank(id), pid)
         elif isinstance(message, EventRecorded):

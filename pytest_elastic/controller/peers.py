@@ -211,7 +211,6 @@ class AgentState:
     cut: str = ""
     elsewhere: bool = False
     rounds: list[RankId] = field(default_factory=list)
-    times_ns: list[tuple[int, int, int]] = field(default_factory=list)
     hello_ns: int | None = None
     fault_ns: int = 0
 
@@ -271,7 +270,6 @@ class AgentState:
             fault=self.fault,
             lost_ns=self.lost_ns,
             rounds=tuple(self.rounds),
-            times_ns=tuple(self.times_ns),
             hello_ns=self.hello_ns,
             fault_ns=self.fault_ns,
             log=log,

@@ -741,6 +741,7 @@ class Supervisor:
             warnings=tuple(self.roster.warnings),
             notes=tuple(self.roster.notes),
             waits=self._hearing.waits(),
+            rounds=tuple(self.roster.rounds),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._words_elsewhere or self._server.last_words()

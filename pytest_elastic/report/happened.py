@@ -55,7 +55,6 @@ class _Maker:
     def __init__(self, record: LaunchRecord, told: Told) -> None:
         self._record = record
         self._told = told
-        self._agents = {agent.node: agent for agent in record.agents}
 
     def make(self) -> Timeline:
         record, told = self._record, self._told
@@ -150,10 +149,9 @@ class _Maker:
             yield "waiting", end
 
     def _round_of(self, rank: RankRecord) -> tuple[int, int, int]:
-        agent = self._agents.get(rank.id.node)
-        for first, times in zip(agent.rounds, agent.times_ns, strict=False) if agent is not None else ():
-            if first.world == rank.id.world:
-                return times
+        for each in self._record.rounds:
+            if (each.node, each.world) == (rank.id.node, rank.id.world):
+                return each.sought_ns, each.met_ns, each.started_ns
         return 0, 0, 0
 
     def _phases(self, rank: RankRecord, end: int) -> Iterator[tuple[Doing, int]]:

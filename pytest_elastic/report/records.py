@@ -40,6 +40,25 @@ class Wait:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """An agent has started ranks; times are ``time.monotonic_ns()``.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        world: The world that formed.
+        sought_ns: When the agent came to the rendezvous.
+        met_ns: When that was complete.
+        started_ns: When its ranks had been started.
+    """
+
+    node: int
+    world: str
+    sought_ns: int
+    met_ns: int
+    started_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankRecord:
     """One rank of one world.
 
@@ -108,8 +127,6 @@ class AgentRecord:
         fault: What sent it a signal on purpose last, or an empty text.
         lost_ns: ``time.monotonic_ns()`` when it was lost (it died without a word, or left by a signal), or ``None``.
         rounds: Its first rank in each round that it started workers for.
-        times_ns: When it came to the rendezvous of each of these, when that was complete, and when its workers had
-            been started.
         hello_ns: When it came to life, or ``None``.
         fault_ns: When that signal was sent.
         host: Name of its machine, where a launch is on several; else an empty text.
@@ -127,7 +144,6 @@ class AgentRecord:
     fault: str = ""
     lost_ns: int | None = None
     rounds: tuple[RankId, ...] = ()
-    times_ns: tuple[tuple[int, int, int], ...] = ()
     hello_ns: int | None = None
     fault_ns: int = 0
     host: str = ""
@@ -165,6 +181,7 @@ class LaunchRecord:
         unreachable: The endpoint of the rendezvous, where it took no connections at the deadline; else empty.
         notes: What else whoever launched it is to know.
         waits: Where ranks waited for each other, by the plugin's own means.
+        rounds: When agents started ranks, those of ranks that are kept too.
     """
 
     name: str
@@ -192,6 +209,7 @@ class LaunchRecord:
     unreachable: str = ""
     notes: tuple[str, ...] = ()
     waits: tuple[Wait, ...] = ()
+    rounds: tuple[Round, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

@@ -11,7 +11,7 @@ from pytest_elastic.messages import RankCaught, RankExited, RankFinished, RankId
 from pytest_elastic.report.durations import PARTS, parts_of, table_of
 from pytest_elastic.report.happened import Told, clean, make_timeline
 from pytest_elastic.report.rank_map import rank_map
-from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord, Wait
+from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord, Round, Wait
 from pytest_elastic.report.timeline import Lane, State, Timeline, from_data, to_data
 
 from ..seeing import samples
@@ -57,22 +57,13 @@ def exited(me: RankId, at: float, code: int = 0) -> RankExited:
     return RankExited(id=me, exitcode=code, time_ns=ns(at), stopped=False)
 
 
-def agent(*rounds: tuple[RankId, tuple[float, float, float]], **more: Any) -> AgentRecord:
-    return AgentRecord(
-        node=0,
-        finished=None,
-        exitcode=0,
-        killed=False,
-        said_hello=True,
-        hello_ns=ns(0.1),
-        rounds=tuple(first for first, _ in rounds),
-        times_ns=tuple((ns(a), ns(b), ns(c)) for _, (a, b, c) in rounds),
-        **more,
-    )
+def begun(first: RankId, *times: float) -> Round:
+    sought, met, started = times
+    return Round(node=first.node, world=first.world, sought_ns=ns(sought), met_ns=ns(met), started_ns=ns(started))
 
 
 def launch(
-    ranks: tuple[RankRecord, ...], agents: tuple[AgentRecord, ...], worlds: tuple[str, ...] = ("w",), **more: Any
+    ranks: tuple[RankRecord, ...], rounds: tuple[Round, ...], worlds: tuple[str, ...] = ("w",), **more: Any
 ) -> LaunchRecord:
     return LaunchRecord(
         name="test_it",
@@ -85,7 +76,8 @@ def launch(
         nproc=2,
         worlds=worlds,
         ranks=ranks,
-        agents=agents,
+        agents=more.pop("agents", ()),
+        rounds=rounds,
         events=(),
         leftovers=(),
         directory=Path("none"),
@@ -112,7 +104,7 @@ def test_each_step_of_a_rank_is_a_span_from_the_end_of_the_one_before(tmp_path: 
         pid=77,
     )
     waits = (Wait(world="w", rank=0, what="elastic_barrier", begin_ns=ns(0.9), end_ns=ns(1.2)),)
-    timeline = make_timeline(launch((rank,), (agent((me, (0.1, 0.2, 0.4))),), waits=waits), Told())
+    timeline = make_timeline(launch((rank,), (begun(me, 0.1, 0.2, 0.4),), waits=waits), Told())
     [lane] = timeline.lanes
     assert done(lane) == [
         ("start", 0.0, 0.1),
@@ -163,7 +155,7 @@ def test_a_rank_that_is_ended_was_in_the_phase_that_it_had_reached() -> None:
         reports=reports(ids[1], ("setup", 0.7), ("call", 0.9), ("teardown", 1.0), bad="call"),
         exited=exited(ids[1], 1.1, 1),
     )
-    record = launch((hung, failed), (agent((ids[0], (0.1, 0.2, 0.4))),), timed_out=True)
+    record = launch((hung, failed), (begun(ids[0], 0.1, 0.2, 0.4),), timed_out=True)
     timeline = make_timeline(record, Told(verdict="rank 1 failed", culprit=1, failed=True))
     first, second = timeline.lanes
     assert done(first)[-2:] == [("call", 0.7, 1.5), ("killed", 1.5, 1.6)]
@@ -186,7 +178,7 @@ def test_what_a_rank_caught_ends_its_phase_though_no_report_came() -> None:
         caught=RankCaught(id=me, time_ns=ns(0.9), when="call", type="ValueError", message="told"),
         exited=exited(me, 1.2, 1),
     )
-    timeline = make_timeline(launch((rank,), (agent((me, (0.1, 0.2, 0.4))),)), Told(culprit=0, failed=True))
+    timeline = make_timeline(launch((rank,), (begun(me, 0.1, 0.2, 0.4),)), Told(culprit=0, failed=True))
     assert done(timeline.lanes[0])[-2:] == [("call", 0.7, 0.9), ("teardown", 0.9, 1.2)]
 
 
@@ -213,12 +205,12 @@ def test_worlds_that_form_again_and_nodes_that_start_no_rank_are_there() -> None
         ),
     )
     agents = (
-        agent((first, (0.1, 0.2, 0.4)), (second, (0.9, 1.0, 1.1))),
         AgentRecord(
             node=1, finished=None, exitcode=-9, killed=False, said_hello=True, hello_ns=ns(0.3), lost_ns=ns(0.6)
         ),
     )
-    timeline = make_timeline(launch(ranks, agents, ("a", "b")), Told())
+    rounds = begun(first, 0.1, 0.2, 0.4), begun(second, 0.9, 1.0, 1.1)
+    timeline = make_timeline(launch(ranks, rounds, ("a", "b"), agents=agents), Told())
     again, alone = timeline.lanes[1:]
     assert done(again)[:2] == [("rendezvous", 0.9, 1.0), ("fork", 1.0, 1.2)]
     assert done(alone) == [("start", 0.0, 0.3), ("rendezvous", 0.3, 0.6)]
@@ -241,7 +233,7 @@ def test_ranks_that_are_kept_have_no_start_of_their_own() -> None:
         reports=reports(me, ("setup", 0.1), ("call", 0.2), ("teardown", 0.3)),
         finished=RankFinished(id=me, time_ns=ns(0.3), started_ns=START, value=None, leftovers=()),
     )
-    long_ago = agent((me, (-9.0, -8.0, -7.0)))
+    long_ago = begun(me, -9.0, -8.0, -7.0)
     timeline = make_timeline(launch((kept,), (long_ago,), goes_on=True), Told())
     assert [doing for doing, _, _ in done(timeline.lanes[0])] == ["setup", "call", "teardown", "waiting"]
 
@@ -255,11 +247,11 @@ def test_functions_and_commands_have_a_call() -> None:
         finished=RankFinished(id=me, time_ns=ns(0.9), started_ns=ns(0.6), value=None, leftovers=()),
         exited=exited(me, 1.0),
     )
-    agents = (agent((me, (0.1, 0.2, 0.4))),)
-    [lane] = make_timeline(launch((function,), agents, work="function"), Told()).lanes
+    rounds = (begun(me, 0.1, 0.2, 0.4),)
+    [lane] = make_timeline(launch((function,), rounds, work="function"), Told()).lanes
     assert done(lane)[3:] == [("setup", 0.5, 0.6), ("call", 0.6, 0.9), ("waiting", 0.9, 1.0)]
     command = RankRecord(id=me, directory=Path("none"), exited=exited(me, 1.0))
-    [lane] = make_timeline(launch((command,), agents, work="command"), Told()).lanes
+    [lane] = make_timeline(launch((command,), rounds, work="command"), Told()).lanes
     assert done(lane)[2:] == [("fork", 0.2, 0.4), ("call", 0.4, 1.0)]
     assert lane.state == "passed"
 
