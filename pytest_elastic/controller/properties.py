@@ -27,9 +27,10 @@ def put_properties(item: pytest.Item, record: LaunchRecord, culprit: int | None)
     """
     if not item.config.getoption("xmlpath", None):
         return
-    nodes = {rank.id.node for rank in record.last_world()}
+    ranks = [rank.id for rank in record.last_world()]
+    nodes = {each.group_rank for each in ranks}
     values = {
-        _NPROC: record.nproc,
+        _NPROC: max((each.local_rank + 1 for each in ranks), default=record.nproc),
         _NNODES: len(nodes) or record.nodes,
         _RESTARTS: max((rank.id.restart for rank in record.ranks), default=0),
         _CULPRIT: culprit,

@@ -55,6 +55,8 @@ class _Maker:
     def __init__(self, record: LaunchRecord, told: Told) -> None:
         self._record = record
         self._told = told
+        # In the world of a launcher each agent has one rank, and some of them together are a node.
+        self._in_place = record.nproc == 1 and any(rank.id.local_rank for rank in record.ranks)
 
     def make(self) -> Timeline:
         record, told = self._record, self._told
@@ -106,7 +108,7 @@ class _Maker:
         return Lane(
             world=index,
             rank=rank.id.rank,
-            node=rank.id.node,
+            node=rank.id.group_rank if self._in_place else rank.id.node,
             host=rank.host,
             state=state,
             text=clean(text),
