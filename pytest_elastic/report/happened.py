@@ -15,6 +15,7 @@ from pytest_elastic.report.output import read_part
 from pytest_elastic.report.rank_map import state_of
 from pytest_elastic.report.records import AgentRecord, LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import read_stacks, shown
+from pytest_elastic.report.text import name_of
 from pytest_elastic.report.timeline import Doing, Lane, Mark, Span, Stack, State, Timeline
 
 _PASSED_OUTPUT: Final = 2_000
@@ -233,10 +234,10 @@ class _Maker:
                 yield Mark(kind="fault", at=self._at(rank.fault_ns), text=clean(rank.fault), rank=rank.id.rank)
         for agent in self._record.agents:
             if agent.fault and agent.fault_ns:
-                text = f"node {agent.node}: {agent.fault}"
+                text = f"{name_of(agent)}: {agent.fault}"
                 yield Mark(kind="fault", at=self._at(agent.fault_ns), text=clean(text))
             if agent.lost_ns is not None:
-                yield Mark(kind="lost", at=self._at(agent.lost_ns), text=clean(f"node {agent.node} {_how_lost(agent)}"))
+                yield Mark(kind="lost", at=self._at(agent.lost_ns), text=clean(f"{name_of(agent)} {_how_lost(agent)}"))
         culprit = self._culprit_of(len(self._record.worlds) - 1, self._record.last_world())
         if culprit is not None and culprit.time_ns:
             number = culprit.rank.id.rank

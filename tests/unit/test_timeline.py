@@ -216,7 +216,7 @@ def test_worlds_that_form_again_and_nodes_that_start_no_rank_are_there() -> None
     assert done(alone) == [("start", 0.0, 0.3), ("rendezvous", 0.3, 0.6)]
     assert (alone.rank, alone.node, alone.state) == (None, 1, "killed")
     assert [(mark.kind, mark.text) for mark in timeline.marks] == [
-        ("lost", "node 1 was lost"),
+        ("lost", "agent 1 was lost"),
         ("fault", "KillRank(0)"),
         ("restart", "restart 1, world of 1 rank"),
     ]
