@@ -20,6 +20,8 @@ from pytest_elastic.report.timeline import Doing, Lane, Mark, Span, Stack, State
 
 _PASSED_OUTPUT: Final = 2_000
 _FAILED_OUTPUT: Final = 20_000
+_ALL_OUTPUT: Final = 1_000_000
+"""Bytes of all ranks of a launch: there may be thousands."""
 _TRACEBACK: Final = 40_000
 _STACK: Final = 8_000
 _CONTROL: Final = re.compile(
@@ -194,6 +196,7 @@ class _Maker:
         if not self._told.output:
             return "", ""
         most = _FAILED_OUTPUT if self._told.failed or state not in ("passed", "skipped") else _PASSED_OUTPUT
+        most = min(most, _ALL_OUTPUT // len(self._record.ranks))
         ends: tuple[int | None, int | None] = (None, None)
         if self._record.goes_on and rank.reports:
             ends = rank.reports[-1].written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,16 @@ def test_a_browser_that_cannot_decompress_shows_the_same(browser: Chrome, page: 
         assert len(browser.execute_script(NAMES)) == 5
     finally:
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script["identifier"]})
+
+
+def test_of_thousands_of_ranks_those_that_went_wrong_are_drawn(browser: Chrome, tmp_path: Path) -> None:
+    launch = samples.passes(ranks=600)
+    lanes = [samples.lane(rank, "failed" if rank > 590 else "passed") for rank in range(600)]
+    page = write_page(tmp_path, [samples.seen("test_many", "failed", replace(launch, lanes=tuple(lanes)))])
+    open_page(browser, page)
+    drawn = browser.execute_script("return [...document.querySelectorAll('.lane .state')].map(e => e.textContent)")
+    assert (len(drawn), drawn.count("failed")) == (256, 9)
+    assert len(browser.execute_script("return [...document.querySelectorAll('tbody tr')]")) == 600
 
 
 def test_a_thousand_tests_of_eight_ranks_open_soon(browser: Chrome, tmp_path: Path, record_property: Any) -> None:

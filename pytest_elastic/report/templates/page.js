@@ -5,7 +5,7 @@
   const ORDER = ["error", "failed", "xpassed", "rerun", "skipped", "xfailed", "passed"];
   const BAD = new Set(["error", "failed", "xpassed"]);
   const FAILURE = 4; // a kind of marks
-  const PAGE = 500, OPENED = 10;
+  const PAGE = 500, OPENED = 10, LANES = 256;
   const $ = (id) => document.getElementById(id);
 
   // --- the data: JSON, compressed, in base64 ---
@@ -144,6 +144,12 @@
     return first === Infinity || first < 0.5 * launch.us ? 0 : first;
   }
 
+  function drawn(launch) {
+    // Of thousands of ranks those that went wrong, and some of the others.
+    const first = [...launch.lanes.keys()].sort((a, b) => (launch.lanes[b].state >= 3) - (launch.lanes[a].state >= 3) || a - b);
+    return first.slice(0, LANES).sort((a, b) => a - b).map((index) => launch.lanes[index]);
+  }
+
   function drawLanes(launch, from) {
     const box = make("div", { class: "lanes" });
     const length = Math.max(1, launch.us - from);
@@ -152,7 +158,7 @@
     const several = launch.worlds.length > 1;
     let list = null;
     const failure = launch.marks.find(([kind]) => kind === FAILURE);
-    for (const lane of [...launch.lanes].sort((a, b) => a.world - b.world || a.node - b.node || a.rank - b.rank)) {
+    for (const lane of drawn(launch).sort((a, b) => a.world - b.world || a.node - b.node || a.rank - b.rank)) {
       const last = lane.world === launch.worlds.length - 1;
       const own = `${several ? `world ${lane.world + 1} of ${launch.worlds.length} (${launch.worlds[lane.world]} ranks), ` : ""}${whereIs(lane)}`;
       if (own !== group) {
@@ -236,6 +242,7 @@
       box.append(button);
     }
     box.append(lanes);
+    if (launch.lanes.length > LANES) box.append(make("p", { class: "quiet" }, `${launch.lanes.length - LANES} ranks more are not drawn; all are in the table below.`));
     if (launch.marks.length) {
       box.append(make("ol", { class: "marks", "aria-label": "What happened" },
         ...launch.marks.map(([, at, text], index) => make("li", {}, make("b", { "aria-hidden": "true" }, String(index + 1)), `${seconds(at)}: ${text}`))));
