@@ -191,8 +191,18 @@
         make("span", { class: "hidden" }, `${lane.text}: ${said.join(", ")}`)));
     }
     const over = make("div", { class: "over", "aria-hidden": "true" });
+    let label = null, labelled = -Infinity;
     launch.marks.forEach(([, at], index) => {
-      if (at >= from) over.append(make("i", { style: `left:${percent(at)}%` }, make("span", {}, String(index + 1))));
+      if (at < from) return;
+      const left = percent(at), line = make("i", { style: `left:${left}%` });
+      over.append(line);
+      if (left - labelled < 2) {
+        label.textContent += ` ${index + 1}`;
+      } else {
+        label = make("span", {}, String(index + 1));
+        labelled = left;
+        line.append(label);
+      }
     });
     box.append(over);
     const ticks = make("div");
