@@ -26,6 +26,7 @@ from pytest_elastic.report.happened import Told, make_timeline
 from pytest_elastic.report.records import LaunchRecord
 from pytest_elastic.report.seen import LAUNCHES, SeenSession
 from pytest_elastic.report.timeline import from_data, to_data
+from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
     from pytest_elastic.report.judgement import Judgement
@@ -119,7 +120,10 @@ def keep_launch(item: pytest.Item, record: LaunchRecord, verdict: Verdict) -> No
 
 def _keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
     told = replace(told, output=item.config.stash[WANTED].page is not None)  # nothing else shows it
-    item.stash.setdefault(_KEPT, {})[record.directory] = to_data(make_timeline(record, told))
+    try:
+        item.stash.setdefault(_KEPT, {})[record.directory] = to_data(make_timeline(record, told))
+    except Exception as error:  # noqa: BLE001 (whatever it is: what is shown of a test does not change its verdict)
+        item.warn(ElasticWarning(f"what its ranks did cannot be shown: {type(error).__name__}: {error}"))
 
 
 def put(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -206,8 +210,9 @@ class Showing:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(make(), encoding="utf-8", errors="replace")
-        except OSError as error:
-            self._lines.append((f"ERROR elastic {what}: cannot write {path}: {error.strerror or error}", False))
+        except Exception as error:  # noqa: BLE001 (the session is over, and what is left of it goes on)
+            why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+            self._lines.append((f"ERROR elastic {what}: cannot write {path}: {why}", False))
         else:
             self._lines.append((f"elastic {what}: {path}", True))
 
