@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..seeing.browser import chromium, logs, open_page, press
+from ..seeing.browser import chromium, logs, open_all, open_page
 from ..seeing.perfetto import trace_processor
 from .sessions import run_session
 from .table import ROWS
@@ -26,7 +26,7 @@ def test_the_page_of_the_conformance_suite(tmp_path: Path) -> None:
         outcomes = "return [...document.querySelectorAll('#tests > li')].map(row => row.dataset.outcome)"
         assert {"failed", "error", "passed", "skipped", "xfailed"} <= set(browser.execute_script(outcomes))
         assert listed >= len(files)
-        press(browser, "e")
+        open_all(browser)
         drawn = browser.execute_script("return document.querySelectorAll('.lane').length")
         assert drawn > listed
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")

@@ -14,7 +14,7 @@ from pytest_elastic.report.page import PageHead, make_page
 from pytest_elastic.report.seen import SeenTest
 
 from ..seeing import samples
-from ..seeing.browser import chromium, logs, open_page, press, wait_for
+from ..seeing.browser import chromium, logs, open_all, open_page, press, wait_for
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -73,6 +73,7 @@ def test_it_opens_with_the_failures_and_asks_nobody_for_anything(opened: Chrome,
 
 def test_a_failure_shows_what_each_rank_did(opened: Chrome) -> None:
     launch = "document.querySelector('details[open] .launch')"
+    wait_for(opened, f"return {launch} !== null")
     groups = opened.execute_script(f"return [...{launch}.querySelectorAll('.group')].map(e => e.textContent)")
     assert groups == [f"world {world} of 2 (4 ranks), node {node}" for world in (1, 2) for node in (0, 1)]
     lanes = opened.execute_script(
@@ -174,7 +175,7 @@ def test_nothing_is_in_the_way_of_those_who_see_or_use_it_otherwise(browser: Chr
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     open_page(browser, page)
-    press(browser, "e")
+    open_all(browser)
     axe = Axe(browser)
     axe.inject()
     found = [(rule["id"], node["html"][:200]) for rule in axe.run()["violations"] for node in rule["nodes"]]
@@ -186,7 +187,7 @@ def test_it_fits_a_phone(browser: Chrome, page: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         open_page(browser, page)
-        press(browser, "e")
+        open_all(browser)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -209,6 +210,7 @@ def test_of_thousands_of_ranks_those_that_went_wrong_are_drawn(browser: Chrome, 
     lanes = [samples.lane(rank, "failed" if rank > 590 else "passed") for rank in range(600)]
     page = write_page(tmp_path, [samples.seen("test_many", "failed", replace(launch, lanes=tuple(lanes)))])
     open_page(browser, page)
+    wait_for(browser, "return document.querySelector('tbody tr') !== null")
     drawn = browser.execute_script("return [...document.querySelectorAll('.lane .state')].map(e => e.textContent)")
     assert (len(drawn), drawn.count("failed")) == (256, 9)
     assert len(browser.execute_script("return [...document.querySelectorAll('tbody tr')]")) == 600

@@ -79,3 +79,9 @@ def press(browser: Chrome, *keys: str) -> None:
     from selenium.webdriver import ActionChains
 
     ActionChains(browser, duration=0).send_keys(*keys).perform()
+
+
+def open_all(browser: Chrome) -> None:
+    """Open every test that is listed, and wait until all is drawn."""
+    press(browser, "e")
+    wait_for(browser, "return [...document.querySelectorAll('#tests details.test')].every(test => test.children[1])")
