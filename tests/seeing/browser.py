@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,13 +42,16 @@ def chromium() -> Iterator[Chrome]:
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = Chrome(options=options, service=Service(driver))
-    try:
-        browser.set_script_timeout(DEADLINE)
-        browser.set_page_load_timeout(DEADLINE)
-        yield browser
-    finally:
-        browser.quit()
+    # What a browser leaves behind in the directory for temporary files goes with that.
+    with TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as directory:
+        service = Service(driver, env={**os.environ, "TMPDIR": directory, "XDG_CONFIG_HOME": directory})
+        browser = Chrome(options=options, service=service)
+        try:
+            browser.set_script_timeout(DEADLINE)
+            browser.set_page_load_timeout(DEADLINE)
+            yield browser
+        finally:
+            browser.quit()
 
 
 def wait_for(browser: Chrome, script: str) -> Any:
