@@ -15,8 +15,6 @@ _MOST: Final = 8_000_000
 """Bytes of the data in a page; of more, what ranks have written is left out."""
 _CUT: Final = 600
 
-Lane = dict[str, Any]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageHead:

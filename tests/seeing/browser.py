@@ -73,8 +73,9 @@ def open_page(browser: Chrome, path: Path, anchor: str = "") -> float:
 
 def logs(browser: Chrome) -> tuple[list[str], list[str]]:
     """Return what the console has said since the last time, and what was asked for at which addresses."""
-    said = [entry["message"] for entry in browser.get_log("browser")]
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    get_log: Any = browser.get_log
+    said = [entry["message"] for entry in get_log("browser")]
+    messages = [json.loads(entry["message"])["message"] for entry in get_log("performance")]
     asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
     return said, asked
 
