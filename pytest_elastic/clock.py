@@ -26,6 +26,10 @@ monotonic_ns: Callable[[], int] = (
 """Nanoseconds, as ``time.monotonic_ns()``; the same in every process of this machine, and of a launch on several."""
 
 
+wall: Final[Callable[[], float]] = partial(time.clock_gettime, time.CLOCK_REALTIME) if _LINUX else partial(time.time)
+"""Seconds since the epoch, as ``time.time()``."""
+
+
 def shift_by(nanoseconds: int) -> None:
     """Have :data:`monotonic_ns` of this process tell the time of another machine.
 

@@ -132,6 +132,27 @@ def use_spawn_option(config: pytest.Config) -> None:
         config.pluginmanager.register(Spawning(config), "elastic-spawn")
 
 
+def show_launches(config: pytest.Config, *, has_ranks: bool = False) -> None:
+    """Gather what the ranks of tests do, where somebody wants to see it.
+
+    Args:
+        config: pytest's configuration.
+        has_ranks: It is known that tests use ranks. Before that only an option makes this session do anything.
+    """
+    if role(config) != "controller" or only_looks(config):
+        return
+    given = config.stash[GIVEN]
+    asked = any(name in given for name in ("report", "trace", "durations"))
+    # The main process of pytest-xdist collects nothing: it never knows before the reports come.
+    distributes = bool(getattr(config.option, "tx", None)) and not is_xdist_worker(config)
+    implied = any(os.environ.get(name) for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"))
+    implied = implied or bool(config.getoption("htmlpath", None))
+    if asked or (implied and (has_ranks or distributes)):
+        from pytest_elastic.controller import showing
+
+        showing.begin(config, given, os.environ)
+
+
 def start_as_last_time(config: pytest.Config) -> None:
     """Start the server before anything is collected if a session with the same arguments needed it the last time."""
     if role(config) == "controller" and runs_tests(config) and _memory_key(config) in _memory(config):
@@ -207,6 +228,7 @@ def tell_server(session: pytest.Session) -> None:
     run = run_of(config)
     if files:
         run.start_early()
+        show_launches(config, has_ranks=True)
     run.collected(files, modules)
     if ours and not is_xdist_worker(config):  # a worker has nobody to tell: there each test does
         run.refuse_unknown_words()
@@ -390,6 +412,10 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
         from pytest_elastic.controller.launcher import add_output
 
         add_output(item, report)
+    if "pytest_elastic.controller.showing" in sys.modules:
+        from pytest_elastic.controller.showing import put
+
+        put(item, report)
     if report.failed and "pytest_elastic.services.etcd" in sys.modules:
         from pytest_elastic.services.etcd import add_etcd_section
 
@@ -399,7 +425,8 @@ def complete_report(item: pytest.Item, report: pytest.TestReport) -> None:
 def with_ranks(report: pytest.TestReport, config: pytest.Config, status: Any) -> Any:
     """Add the number of ranks to the word by which pytest tells the outcome of an elastic test.
 
-    Not in the short summary, which names the rank, and which other tools read.
+    Where it failed, what became of each of them. Not in the short summary, which names the rank, and which other
+    tools read.
     """
     ranks = getattr(report, "elastic_ranks", None)
     if ranks is None or not status or SUMMARY in config.stash:
@@ -407,5 +434,6 @@ def with_ranks(report: pytest.TestReport, config: pytest.Config, status: Any) ->
     category, letter, word = status
     text, markup = word if isinstance(word, tuple) else (word, None)
     if text:
-        text = f"{text} [{ranks} rank{'' if ranks == 1 else 's'}]"
+        told = getattr(report, "elastic_rank_map", "") or f"{ranks} rank{'' if ranks == 1 else 's'}"
+        text = f"{text} [{told}]"
     return category, letter, text if markup is None else (text, markup)

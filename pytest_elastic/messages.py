@@ -415,11 +415,14 @@ class RoundStarted:
         node: Index of the agent, in order of start.
         ranks: Rank of each worker, in order of local rank.
         pids: Their process ids, in the same order.
+        times_ns: ``time.monotonic_ns()`` when the agent came to the rendezvous, when that was complete, and when the
+            workers had been started.
     """
 
     node: int
     ranks: tuple[RankId, ...]
     pids: tuple[int, ...]
+    times_ns: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     detection.use_record(config)
     detection.start_as_last_time(config)
     detection.use_spawn_option(config)
+    detection.show_launches(config)
 
 
 @pytest.hookimpl(optionalhook=True)

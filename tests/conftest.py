@@ -69,6 +69,9 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
     """Have those of pytester do so too: it takes the variable away."""
     monkeypatch.setenv("PYTEST_ADDOPTS", _WITHOUT_THE_OTHERS)
     # An inner session is no worker of the outer one, and does the same on every machine: pytest tells more under CI.
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID", "CI", "BUILD_NUMBER"):
+    for name in (
+        *("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"),
+        *("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"),
+    ):
         monkeypatch.delenv(name, raising=False)
     return pytester

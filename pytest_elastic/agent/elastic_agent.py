@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from pytest_elastic import clock
 from pytest_elastic.agent.logs import RankLogs
+from pytest_elastic.agent.rendezvous import FreshPort
 from pytest_elastic.messages import AgentMessage, RankExited, RoundStarted
 
 _MEMBERSHIP_INTERVAL = 0.1
@@ -100,8 +101,15 @@ class ObservedAgent(LocalElasticAgent):
                 worker.kill()
             raise
         self._watch_processes()
+        handler = worker_group.spec.rdzv_handler
+        met = handler.times_ns if isinstance(handler, FreshPort) else (0, 0)
         self._tell(
-            RoundStarted(node=self._node, ranks=self._logs.ranks, pids=tuple(pids[local] for local in sorted(pids)))
+            RoundStarted(
+                node=self._node,
+                ranks=self._logs.ranks,
+                pids=tuple(pids[local] for local in sorted(pids)),
+                times_ns=(*met, clock.monotonic_ns()),
+            )
         )
         return pids
 

@@ -26,6 +26,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from pytest_elastic import clock
 from pytest_elastic.agent.master import Master, decode_master
 from pytest_elastic.agent.signed_state import BACKENDS, make_signed_handler
 from pytest_elastic.loopback_store import LOOPBACK, host_store
@@ -109,6 +110,7 @@ class FreshPort(RendezvousHandler):
         rounds: How many rounds were completed.
         shutdowns: How often the handler was shut down.
         store: Store of the agents in the last round, or ``None``.
+        times_ns: ``time.monotonic_ns()`` at the beginning and at the end of the last round of the rendezvous.
 
     Args:
         inner: The rendezvous.
@@ -131,6 +133,7 @@ class FreshPort(RendezvousHandler):
         self.rounds = 0
         self.shutdowns = 0
         self.store: Store | None = None
+        self.times_ns = (0, 0)
 
     def get_backend(self) -> str:
         """Return the name of the wrapped backend."""
@@ -143,6 +146,7 @@ class FreshPort(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Complete a round of the wrapped rendezvous, then agree on a port that rank 0 is going to host."""
+        began_ns = clock.monotonic_ns()
         with _unshared_store():
             info = self._inner.next_rendezvous()
         self.rounds += 1
@@ -163,6 +167,7 @@ class FreshPort(RendezvousHandler):
         else:
             master = decode_master(store.get(key), self._key, self.get_run_id())
         self.port, self.world = master.port, master.world
+        self.times_ns = (began_ns, clock.monotonic_ns())
         bootstrap = RendezvousStoreInfo(master.address, master.port)
         return RendezvousInfo(info.store, info.rank, info.world_size, bootstrap)
 

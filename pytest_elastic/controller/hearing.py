@@ -35,6 +35,7 @@ from pytest_elastic.messages import (
     RankWarned,
     RoundStarted,
 )
+from pytest_elastic.report.records import Round, Wait
 
 _WORDS: Final = (RankCaught, RankFailed, RankReport, RankFinished)
 """What a rank tells of its test or function."""
@@ -119,6 +120,10 @@ class Hearing:
     def waiting(self, world: str) -> set[int]:
         """Return the ranks of a world that wait in a call that all of them make; may be called from any thread."""
         return self._services.waiting(world)
+
+    def waits(self) -> tuple[Wait, ...]:
+        """Return for how long ranks have waited in calls that all of them make."""
+        return self._services.waits()
 
     def tell(self, peer: Peer, frame: bytes) -> None:
         """Send a pickle to a peer."""
@@ -225,6 +230,16 @@ class Hearing:
         elif isinstance(message, RoundStarted):
             if message.ranks:
                 self._roster.agents[message.node].rounds.append(message.ranks[0])
+                sought_ns, met_ns, started_ns = message.times_ns
+                self._roster.rounds.append(
+                    Round(
+                        node=message.node,
+                        world=message.ranks[0].world,
+                        sought_ns=sought_ns,
+                        met_ns=met_ns,
+                        started_ns=started_ns,
+                    )
+                )
             for id, pid in zip(message.ranks, message.pids, strict=True):  # noqa: A001
                 self._arrivals.hold(self._roster.rank(id), pid)
         elif isinstance(message, EventRecorded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ from pytest_elastic.controller.kept import Sharing, is_followed, kept_after, sha
 from pytest_elastic.controller.launch import Launch, anybody_skipped, in_trouble
 from pytest_elastic.controller.plan import TestPlan
 from pytest_elastic.controller.planning import Request
+from pytest_elastic.controller.properties import put_properties
 from pytest_elastic.controller.rank_warnings import warn_for_ranks
 from pytest_elastic.controller.site import NoFreeNodesError, TooFewNodesError
 from pytest_elastic.controller.snapshots import take_snapshots
@@ -47,6 +49,7 @@ from pytest_elastic.report.judgement import (
 )
 from pytest_elastic.report.output import put_sections
 from pytest_elastic.report.properties import merge_properties
+from pytest_elastic.report.rank_map import RANK_MAP, rank_map, state_of
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import fold
 from pytest_elastic.report.verdict import load_exception
@@ -272,6 +275,7 @@ class ElasticItem:
         record = self._record = launch.wait_for_test()
         self._judgements = judge_test(record, broken=launch.broken)
         self._item.user_properties += merge_properties(record.last_world())
+        put_properties(self._item, record, self._culprit_rank())
         warn_for_ranks(self._item, record.warnings)
         self._differing = take_snapshots(self._item, record.last_world())
         try:
@@ -368,8 +372,19 @@ class ElasticItem:
         first = when == "call" or not report.passed
         if first and len(record.worlds) > 1:
             merge.put_attempts(report, record)
+        if report.failed:
+            culprit = self._culprit_rank()
+            vars(report)[RANK_MAP] = rank_map([state_of(rank, culprit) for rank in record.last_world()])
+        # Imported only where somebody wants to see it.
+        if when == "teardown" and "pytest_elastic.controller.showing" in sys.modules:
+            from pytest_elastic.controller.showing import keep_test
+
+            keep_test(self._item, record, self._judgements)
         if (not report.passed or when == "teardown") and not self._run.streams:
             put_sections(report, record, when, self._shown(record, report))
+
+    def _culprit_rank(self) -> int | None:
+        return next((each.culprit.rank.id.rank for each in self._judgements if each.culprit is not None), None)
 
     def _put_what_others_show(self, report: pytest.TestReport, when: When) -> None:
         """Put on a report what other plugins have hung on those of the ranks, and show at the end of the session."""

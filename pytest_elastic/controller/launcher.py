@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pytest_elastic.controller.launch import Launch
 from pytest_elastic.controller.launch_config import drop_empty_log_directory
 from pytest_elastic.controller.plan import LaunchPlan
 from pytest_elastic.controller.planning import Request
+from pytest_elastic.controller.properties import culprit_of, put_properties
 from pytest_elastic.controller.run import ElasticRun
 from pytest_elastic.controller.running import RunningLaunch
 from pytest_elastic.controller.server import remove_run_directory
@@ -325,6 +327,11 @@ class ElasticLaunch:
         verdict = judge(record)
         self._messages += record.notes
         item = self._request.node
+        put_properties(item, record, culprit_of(verdict))
+        if "pytest_elastic.controller.showing" in sys.modules:  # imported only where somebody wants to see it
+            from pytest_elastic.controller.showing import keep_launch
+
+            keep_launch(item, record, verdict)
         item.stash[LAST_RESULT] = verdict.result
         self._messages += tell_finished(verdict.result, item)
         item.stash[CUT_SHORT] = record.cut_short

@@ -57,12 +57,15 @@ class RankState:
     begun: tuple[int, int] = (0, 0)
     leaks: tuple[str, ...] = ()
     writes_stacks: bool = False
+    fault_ns: int = 0
+    memory: list[tuple[int, int]] = field(default_factory=list)
 
     def begin_test(self, directory: Path) -> None:
         """Forget the last test, and take note of where the output of the next one begins."""
         self.failed = self.finished = self.caught = None
         self.leaks = ()
         self.reports = []
+        self.memory = []
         self.begun = written_by(self.directory_in(directory))
         if self.hello_ns is not None:
             self.hello_ns = clock.monotonic_ns()
@@ -148,7 +151,11 @@ class RankState:
             killed=self.killed,
             fault=self.fault,
             fault_signal=self.fault_signal,
+            fault_ns=self.fault_ns,
             was_stopped=self.was_stopped,
+            closed_ns=self.closed_ns,
+            pid=self.pid,
+            memory=tuple(self.memory),
         )
 
 
@@ -204,6 +211,8 @@ class AgentState:
     cut: str = ""
     elsewhere: bool = False
     rounds: list[RankId] = field(default_factory=list)
+    hello_ns: int | None = None
+    fault_ns: int = 0
 
     def note_end(self) -> bool:
         """Take note that the agent has ended; return whether it is lost: dead without a word, or gone by a signal."""
@@ -261,6 +270,8 @@ class AgentState:
             fault=self.fault,
             lost_ns=self.lost_ns,
             rounds=tuple(self.rounds),
+            hello_ns=self.hello_ns,
+            fault_ns=self.fault_ns,
             log=log,
             host=self.host,
             controller=self.controller,

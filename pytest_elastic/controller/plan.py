@@ -78,6 +78,7 @@ class LaunchPlan:
         coverage: How ranks are measured, or ``None``.
         site: Where the agents run.
         temporary: Directory of a test's temporary ones.
+        watches_memory: It is looked at from time to time how much memory its ranks hold.
     """
 
     directory: Path
@@ -111,6 +112,7 @@ class LaunchPlan:
     coverage: CoverageOrder | None = None
     site: Site = HERE
     temporary: Path = field(default_factory=Path)
+    watches_memory: bool = False
 
     @property
     def nproc(self) -> int:

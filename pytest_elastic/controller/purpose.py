@@ -47,7 +47,7 @@ class Purpose:
         """Send a signal to a rank, which is what happened to it if it dies of that."""
         if rank.alive() and rank.handle is not None:
             if why:
-                rank.fault, rank.fault_signal = why, signum
+                rank.fault, rank.fault_signal, rank.fault_ns = why, signum, clock.monotonic_ns()
             rank.handle.send(signum)
 
     def signal_agent(self, node: int, signum: int, why: str) -> bool:
@@ -55,7 +55,7 @@ class Purpose:
         agent = self._roster.agents[node] if node < len(self._roster.agents) else None
         if agent is None or agent.handle is None or not agent.runs():
             return False
-        agent.fault = why
+        agent.fault, agent.fault_ns = why, clock.monotonic_ns()
         agent.handle.send(signum)
         if signum == signal.SIGKILL:
             agent.lost_ns = clock.monotonic_ns()

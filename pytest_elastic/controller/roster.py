@@ -9,7 +9,7 @@ from pytest_elastic import kernel
 from pytest_elastic.controller.peers import AgentState, RankState
 from pytest_elastic.messages import RankId, RankWarned
 from pytest_elastic.rank_directory import check_world
-from pytest_elastic.report.records import AgentRecord, RankRecord
+from pytest_elastic.report.records import AgentRecord, RankRecord, Round
 
 
 class Roster:
@@ -22,6 +22,7 @@ class Roster:
         leftovers: What ranks left behind, a line each.
         warnings: Warnings of ranks, in the order in which they arrived.
         notes: What else whoever launched it is to know, a line each.
+        rounds: When agents started ranks.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Roster:
         self.leftovers: list[str] = []
         self.warnings: list[RankWarned] = []
         self.notes: list[str] = []
+        self.rounds: list[Round] = []
         self._ranks: dict[tuple[str, int], RankState] = {}
 
     def begin_test(self, directory: Path) -> None:

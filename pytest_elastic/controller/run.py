@@ -359,6 +359,7 @@ class ElasticRun:
             state_key=None if request.foreign else site.state_key or self._state_key,
             devices=turn.devices,
             turn=turn,
+            watches_memory="trace" in self.given,
         )
 
     def _take_turn_in_queue(self, item: pytest.Item, placement: Placement, timeout: float | None) -> Turn:

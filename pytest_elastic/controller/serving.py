@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from pytest_elastic import clock
 from pytest_elastic.controller.gathering import Gathering, Settled, told
 from pytest_elastic.errors import RanksDivergedError
 from pytest_elastic.messages import (
@@ -26,12 +27,17 @@ from pytest_elastic.messages import (
 )
 from pytest_elastic.refusal import refuse
 from pytest_elastic.report.describe import one_line
+from pytest_elastic.report.records import Wait
 
 if TYPE_CHECKING:
     from pytest_elastic.channel import Peer
 
 Reply = tuple[bool, bytes]
 """Whether it is a value, and that value or the :class:`~pytest_elastic.messages.Refusal`, pickled."""
+
+
+_LONG_NS: Final = 10_000_000
+"""What ranks wait for less than this is not kept: they may meet thousands of times."""
 
 
 class Fixtures(Protocol):
@@ -63,7 +69,8 @@ class RankServices:
         self._in_test_thread = in_test_thread
         self._fixtures = fixtures
         self._worlds: dict[str, Gathering] = {}
-        self._waiting: dict[tuple[str, int], tuple[Peer, int]] = {}
+        self._waiting: dict[tuple[str, int], tuple[Peer, int, str, int]] = {}
+        self._waited: list[Wait] = []
 
     def hear(self, message: object, peer: Peer) -> None:
         """Take any message of a launch: some are questions, others tell that a rank asks no more."""
@@ -82,6 +89,14 @@ class RankServices:
         """Return the ranks of a world that wait in a call that all of them make; may be called from any thread."""
         return {rank for its_world, rank in list(self._waiting) if its_world == world}
 
+    def waits(self) -> tuple[Wait, ...]:
+        """Return for how long ranks have waited in calls that all of them make; an open end for those that still do."""
+        still = [
+            Wait(world=world, rank=rank, what=what, begin_ns=begin_ns, end_ns=None)
+            for (world, rank), (_, _, what, begin_ns) in list(self._waiting.items())
+        ]
+        return (*self._waited, *still)
+
     def gone(self, id: RankId, how: str) -> None:  # noqa: A002 (the field's name)
         """Take note that a rank is at its end."""
         self._settle(id, self._world(id).over(id.rank, how))
@@ -94,7 +109,7 @@ class RankServices:
     def _asked(self, asks: RankAsks, peer: Peer) -> None:
         what = asks.what
         if isinstance(what, Meeting):
-            self._waiting[asks.id.world, asks.id.rank] = (peer, asks.number)
+            self._waiting[asks.id.world, asks.id.rank] = (peer, asks.number, what.what, clock.monotonic_ns())
             settled = self._world(asks.id).call(asks.id.rank, what)
             self._settle(asks.id, [settled] if settled is not None else [])
             return
@@ -115,7 +130,10 @@ class RankServices:
         for outcome in outcomes:
             values = pickle.dumps(outcome.values) if outcome.values is not None else None
             for rank in outcome.ranks:
-                peer, number = self._waiting.pop((id.world, rank))
+                peer, number, what, begin_ns = self._waiting.pop((id.world, rank))
+                end_ns = clock.monotonic_ns()
+                if end_ns - begin_ns >= _LONG_NS:
+                    self._waited.append(Wait(world=id.world, rank=rank, what=what, begin_ns=begin_ns, end_ns=end_ns))
                 if values is not None:
                     self._answer(peer, number, (True, values))
                 else:

@@ -23,6 +23,7 @@ from pytest_elastic.controller.debugging import Debugging
 from pytest_elastic.controller.hearing import Hearing
 from pytest_elastic.controller.inline_agent import PATIENCE, InlineAgent
 from pytest_elastic.controller.live import LiveLines, OutputTails
+from pytest_elastic.controller.memory_watch import MemoryWatch
 from pytest_elastic.controller.nodes import Nodes, RemoteProcess
 from pytest_elastic.controller.peers import AgentState, RankState, has_ended_call, kill_together
 from pytest_elastic.controller.plan import LaunchPlan, TestPlan
@@ -95,6 +96,7 @@ class Supervisor:
         self.held_open = False
         self._server = server
         self._tails = OutputTails(plan.directory, live) if stream else None
+        self._memory = MemoryWatch() if plan.watches_memory else None
         self._selector = selectors.DefaultSelector()
         self._clocks = Clocks(grace=plan.grace)
         self._reception = Reception(
@@ -309,6 +311,8 @@ class Supervisor:
                 self.actions.perform()
                 if self._tails is not None:
                     self._tails.follow(self.roster.ranks())
+                if self._memory is not None:
+                    self._memory.look(self.roster.ranks())
                 if not self.settled.is_set() and self._has_settled():
                     self._settle()
                 self._notify()
@@ -444,7 +448,7 @@ class Supervisor:
     def agent_arrived(self, hello: AgentHello, peer: Peer | None) -> None:
         """Let an agent start, unless the server behind it is not fit."""
         agent = self.roster.agents[hello.node]
-        agent.hello, agent.peer = hello, peer
+        agent.hello, agent.peer, agent.hello_ns = hello, peer, clock.monotonic_ns()
         if self._nodes.remote(hello.node) is None:
             self._server.word = hello
         self.broken = self.broken or hello.broken
@@ -576,6 +580,7 @@ class Supervisor:
             self._nodes.patience(),
             self.debugging.patience(),
             self.purpose.faults.patience(),
+            self._memory.patience() if self._memory is not None else None,
         ]
         return min((seconds for seconds in times if seconds is not None), default=None)
 
@@ -735,6 +740,8 @@ class Supervisor:
             leftovers=tuple(self.roster.leftovers),
             warnings=tuple(self.roster.warnings),
             notes=tuple(self.roster.notes),
+            waits=self._hearing.waits(),
+            rounds=tuple(self.roster.rounds),
             directory=directory,
             server_lost=self._server_lost,
             server_words=self._words_elsewhere or self._server.last_words()

@@ -34,7 +34,7 @@ def put_failure(
         again: Another failure of the test has been told: this is one of a teardown after it.
     """
     ranks = record.last_world()
-    longrepr = _longrepr_of(culprit, _verdict(culprit, ranks, record, again=again), location)
+    longrepr = _longrepr_of(culprit, verdict_of(culprit, ranks, record, again=again), location)
     if not again:
         put_others(longrepr, describe_others(ranks, culprit), ranks)
     if culprit.rank.killed and all(each.when != "teardown" for each in culprit.rank.reports):
@@ -44,8 +44,15 @@ def put_failure(
     report.outcome = "failed"
 
 
-def _verdict(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord, *, again: bool) -> str:
-    """Say in one line which rank failed first, how, after how long, and what the others were doing."""
+def verdict_of(culprit: Culprit, ranks: Sequence[RankRecord], record: LaunchRecord, *, again: bool) -> str:
+    """Say in one line which rank failed first, how, after how long, and what the others were doing.
+
+    Args:
+        culprit: That rank.
+        ranks: All ranks of its world.
+        record: The launch.
+        again: Another failure of the test has been told: this is one of a teardown after it.
+    """
     # Since its world came to life: the first launch of a session waits for the server, which says nothing of the test.
     born_ns = min((rank.hello_ns for rank in ranks if rank.hello_ns is not None), default=record.started_ns)
     seconds = max(0.0, (culprit.time_ns - born_ns) / 1e9)

@@ -81,18 +81,29 @@ def _output_of(rank: RankRecord, when: When) -> list[tuple[str, str]]:
 
 
 def _read(file: Path, begin: int, end: int | None) -> str:
-    """Read a part of a log; of much output the beginning and the end."""
+    return read_part(file, begin, end, _SHOWN_OUTPUT)
+
+
+def read_part(file: Path, begin: int, end: int | None, most: int) -> str:
+    """Read a part of a log; of much output the beginning and the end.
+
+    Args:
+        file: The log.
+        begin: Where the part begins.
+        end: Where it ends; ``None`` for the end of the file.
+        most: Bytes that are shown whole.
+    """
     if end is not None and end <= begin:
         return ""
     try:
         with file.open("rb") as stream:
             size = (file.stat().st_size if end is None else end) - begin
             stream.seek(begin)
-            if size <= _SHOWN_OUTPUT:
+            if size <= most:
                 return stream.read(max(0, size)).decode(errors="replace")
-            head = stream.read(_SHOWN_OUTPUT // 4)
-            stream.seek(begin + size - _SHOWN_OUTPUT // 2)
-            tail = stream.read(_SHOWN_OUTPUT // 2)
+            head = stream.read(most // 4)
+            stream.seek(begin + size - most // 2)
+            tail = stream.read(most // 2)
     except OSError:
         return ""
     left_out = size - len(head) - len(tail)

@@ -21,6 +21,44 @@ Work = Literal["test", "function", "script", "command"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """A rank waited for the others, in a call that all of them make.
+
+    Attributes:
+        world: Its world.
+        rank: Which rank.
+        what: Name of what it called.
+        begin_ns: ``time.monotonic_ns()`` when it did.
+        end_ns: The same when it got its answer, or ``None`` if it never did.
+    """
+
+    world: str
+    rank: int
+    what: str
+    begin_ns: int
+    end_ns: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """An agent has started ranks; times are ``time.monotonic_ns()``.
+
+    Attributes:
+        node: Index of the agent, in order of start.
+        world: The world that formed.
+        sought_ns: When the agent came to the rendezvous.
+        met_ns: When that was complete.
+        started_ns: When its ranks had been started.
+    """
+
+    node: int
+    world: str
+    sought_ns: int
+    met_ns: int
+    started_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankRecord:
     """One rank of one world.
 
@@ -40,6 +78,10 @@ class RankRecord:
         fault_signal: That signal.
         was_stopped: It was stopped by a signal (SIGSTOP) at the deadline.
         server_said: Last line of the preloaded server's log, where the rank ended before it could start.
+        fault_ns: ``time.monotonic_ns()`` when that signal was sent.
+        closed_ns: The same when the controller began to end it, or ``None``.
+        pid: Its process id, or ``None`` if that was never told.
+        memory: When how many bytes of it were in memory, where that was looked at.
         host: Name of its machine, where a launch is on several; else an empty text.
     """
 
@@ -58,6 +100,10 @@ class RankRecord:
     fault_signal: int = 0
     was_stopped: bool = False
     server_said: str = ""
+    fault_ns: int = 0
+    closed_ns: int | None = None
+    pid: int | None = None
+    memory: tuple[tuple[int, int], ...] = ()
     host: str = ""
 
     @property
@@ -81,6 +127,8 @@ class AgentRecord:
         fault: What sent it a signal on purpose last, or an empty text.
         lost_ns: ``time.monotonic_ns()`` when it was lost (it died without a word, or left by a signal), or ``None``.
         rounds: Its first rank in each round that it started workers for.
+        hello_ns: When it came to life, or ``None``.
+        fault_ns: When that signal was sent.
         host: Name of its machine, where a launch is on several; else an empty text.
         controller: Number of the pytest process behind it, or ``None`` where it is this one.
         cut: Why nothing more came from that machine, or an empty text.
@@ -96,6 +144,8 @@ class AgentRecord:
     fault: str = ""
     lost_ns: int | None = None
     rounds: tuple[RankId, ...] = ()
+    hello_ns: int | None = None
+    fault_ns: int = 0
     host: str = ""
     controller: int | None = None
     cut: str = ""
@@ -130,6 +180,8 @@ class LaunchRecord:
         timeout_by: Who set the deadline, where that is another plugin.
         unreachable: The endpoint of the rendezvous, where it took no connections at the deadline; else empty.
         notes: What else whoever launched it is to know.
+        waits: Where ranks waited for each other, by the plugin's own means.
+        rounds: When agents started ranks, those of ranks that are kept too.
     """
 
     name: str
@@ -156,6 +208,8 @@ class LaunchRecord:
     timeout_by: str = ""
     unreachable: str = ""
     notes: tuple[str, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    rounds: tuple[Round, ...] = ()
 
     def last_world(self) -> tuple[RankRecord, ...]:
         """Return the ranks of the world that formed last, in order of rank."""

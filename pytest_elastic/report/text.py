@@ -63,7 +63,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     by = f" ({record.timeout_by})" if record.timeout_by else ""
     lines = [f"timed out after {record.timeout:g} s{by}: {record.name or 'the launch'}"]
     lost = lost_agents(record)
-    lines += [f"{_name_of(agent)} had been lost{_when_lost(agent, record)}" for agent in lost]
+    lines += [f"{name_of(agent)} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
         gone = f"; nothing takes connections at its endpoint {record.unreachable}" if record.unreachable else ""
         lines.append(f"the rendezvous never completed: {nodes_text(record)}{gone}")
@@ -102,7 +102,7 @@ def nodes_text(record: LaunchRecord) -> str:
 def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, others: str) -> str:
     """Say how an agent ended and what became of others, with its own traceback and the end of its log."""
     if agent.cut:
-        return f"{_name_of(agent)} was lost{_when_lost(agent, record)}: {agent.cut}{others}"
+        return f"{name_of(agent)} was lost{_when_lost(agent, record)}: {agent.cut}{others}"
     if outcome.exception is not None:
         kind = type(outcome.exception).__name__
         how = f"{'failed' if agent.lost_ns is None else 'left'}: {kind}: {_text_of(outcome.exception)}"
@@ -120,7 +120,8 @@ def agent_text(agent: AgentRecord, outcome: AgentResult, record: LaunchRecord, o
     return "\n".join([*lines, *tail_of("log of the preloaded server", record.server_words)])
 
 
-def _name_of(agent: AgentRecord) -> str:
+def name_of(agent: AgentRecord) -> str:
+    """Return how an agent is called: by its machine, if that was lost."""
     if not agent.cut:
         return f"agent {agent.node}{on(agent.host)}"
     # A test need not run on the first nodes of the session, and in place all machines may be this one.

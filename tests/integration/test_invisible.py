@@ -42,10 +42,14 @@ def test_plain():
     assert "coverage" not in sys.modules
     assert "pytest_elastic.controller.run" not in sys.modules
     assert "pytest_elastic.controller.spawning" not in sys.modules
+    assert "pytest_elastic.controller.showing" not in sys.modules
 """
 
 
-def test_a_session_without_elastic_tests_starts_nothing_and_prints_nothing(pytester: pytest.Pytester) -> None:
+def test_a_session_without_elastic_tests_starts_nothing_and_prints_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
     pytester.makepyfile(test_plain=PLAIN)
     result = pytester.runpytest_subprocess("-p", "no:xdist", "--strict-markers")
     result.assert_outcomes(passed=2)

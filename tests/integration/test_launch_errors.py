@@ -574,6 +574,7 @@ WRONG_TEXT = {
     "grace": "0",
     "show_output": "some",
     "pdb_rank": "-1",
+    "durations": "-1",
     "cpu_slots": "0",
     "strict": "perhaps",
     "group": "perhaps",
@@ -588,7 +589,7 @@ WRONG_TEXT = {
     "pack": "perhaps",
 }
 # Any text is right for these.
-FREE = {"backend", "log_dir", "key_file", "record"}
+FREE = {"backend", "log_dir", "key_file", "record", "report", "trace"}
 
 
 def assert_refused(result: pytest.RunResult, source: str, setting: Setting, text: str) -> None:

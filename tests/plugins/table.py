@@ -176,7 +176,7 @@ REPORTING = (
     ),
     Row(
         name="pytest-html",
-        works="one row a test; `extras` of ranks, those that differ with the rank in their name",
+        works="one row a test, with a picture of what its ranks did; `extras` of ranks, those that differ with the rank in their name",
         tests=(
             f"{_OTHER}::test_several_plugins_at_once",
             f"{_SESSION}::test_plugins_that_do_their_work_once",
