@@ -18,6 +18,7 @@ from contestant import ContestantError
 from questions import (
     breakdown,
     cold_start,
+    collectives,
     existing,
     launches,
     memory,
@@ -45,6 +46,7 @@ QUESTIONS = {
     "existing": existing,
     "launches": launches,
     "nodes": nodes,
+    "collectives": collectives,
     "plain-sessions": plain_sessions,
 }
 

@@ -29,6 +29,11 @@ monotonic_ns: Callable[[], int] = (
 wall: Final[Callable[[], float]] = partial(time.clock_gettime, time.CLOCK_REALTIME) if _LINUX else partial(time.time)
 """Seconds since the epoch, as ``time.time()``."""
 
+wall_ns: Final[Callable[[], int]] = (
+    partial(time.clock_gettime_ns, time.CLOCK_REALTIME) if _LINUX else partial(time.time_ns)
+)
+"""Nanoseconds since the epoch, as ``time.time_ns()``."""
+
 
 def shift_by(nanoseconds: int) -> None:
     """Have :data:`monotonic_ns` of this process tell the time of another machine.

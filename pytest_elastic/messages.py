@@ -213,6 +213,7 @@ class RankOrder:
         basetemp: Directory in which that of each test is made, in place of the controller's, which is on another
             machine; an empty text: the controller's.
         clock_shift_ns: What is added to this machine's clock to have that of the controller.
+        keeps_collectives: It keeps its last collectives in files.
     """
 
     channel: Address
@@ -229,6 +230,7 @@ class RankOrder:
     coverage: CoverageOrder | None = None
     basetemp: str = ""
     clock_shift_ns: int = 0
+    keeps_collectives: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -384,6 +384,16 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             metavar="N",
         ),
         Setting(
+            name="debug",
+            default=None,
+            allowed='"collectives" or "none"',
+            check=lambda value: value is None or _one_of("collectives")(value),
+            parse=_word_or_none,
+            help="what ranks keep for the case that they fail: collectives (which they began last, and where)",
+            launch=False,
+            metavar="{collectives,none}",
+        ),
+        Setting(
             name="pdb_rank",
             default=None,
             allowed="an int >= 0",

@@ -415,12 +415,13 @@ class ElasticItem:
                 # Not the known bug: the test did not test what it says.
                 report.outcome = "failed"
                 del report.wasxfail
-            report.longrepr = merge.plain_repr(told.message, told.message.partition("\n")[0], location)
+            report.longrepr = merge.plain_repr(merge.text_of(told, record), told.message.partition("\n")[0], location)
         if hasattr(report.longrepr, "addsection") and (
             self._interrupted or (told is not None and told.kind == "disagreed")
         ):
             ranks = record.last_world()
             merge.put_others(report.longrepr, describe_others(ranks, None), ranks)
+            merge.put_collectives(report.longrepr, ranks)
 
     def _place_skip(self, report: pytest.TestReport, record: LaunchRecord) -> None:
         """Say where the ranks skipped, as pytest says it of a plain test."""

@@ -79,6 +79,7 @@ class LaunchPlan:
         site: Where the agents run.
         temporary: Directory of a test's temporary ones.
         watches_memory: It is looked at from time to time how much memory its ranks hold.
+        keeps_collectives: Its ranks keep their last collectives in files.
     """
 
     directory: Path
@@ -113,6 +114,7 @@ class LaunchPlan:
     site: Site = HERE
     temporary: Path = field(default_factory=Path)
     watches_memory: bool = False
+    keeps_collectives: bool = False
 
     @property
     def nproc(self) -> int:
@@ -183,6 +185,7 @@ class LaunchPlan:
             session=self.session,
             modules=self.modules,
             coverage=self.coverage,
+            keeps_collectives=self.keeps_collectives,
         )
 
     def agent_order(self, node: int, channel: Address, *, store_port: int | None, store_fd: int | None) -> AgentOrder:

@@ -360,6 +360,7 @@ class ElasticRun:
             devices=turn.devices,
             turn=turn,
             watches_memory="trace" in self.given,
+            keeps_collectives="debug" in self.given and self.given["debug"].value is not None,
         )
 
     def _take_turn_in_queue(self, item: pytest.Item, placement: Placement, timeout: float | None) -> Turn:

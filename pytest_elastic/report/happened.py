@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_elastic import clock
+from pytest_elastic.report.collectives import read_collectives
 from pytest_elastic.report.culprit import Blame
 from pytest_elastic.report.describe import shortened, what_happened
 from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, phase_reached
@@ -59,6 +60,7 @@ class _Maker:
         self._record = record
         self._told = told
         # In the world of a launcher each agent has one rank, and some of them together are a node.
+        self._wall_ns = clock.wall_ns() - (clock.monotonic_ns() - record.started_ns)
         self._in_place = record.nproc == 1 and any(rank.id.local_rank for rank in record.ranks)
 
     def make(self) -> Timeline:
@@ -66,7 +68,7 @@ class _Maker:
         seconds = self._at(record.ended_ns)
         return Timeline(
             name=clean(record.name),
-            at=clock.wall() - (clock.monotonic_ns() - record.started_ns) / 1e9,
+            at=self._wall_ns / 1e9,
             seconds=seconds,
             worlds=tuple(self._size(world) for world in record.worlds),
             nodes=record.nodes,
@@ -120,7 +122,17 @@ class _Maker:
             stdout=stdout,
             stderr=stderr,
             memory=tuple((self._at(at), size) for at, size in rank.memory if at >= self._record.started_ns),
+            collectives=tuple(self._collectives(rank)),
         )
+
+    def _collectives(self, rank: RankRecord) -> Iterator[tuple[float, str]]:
+        for each in read_collectives(rank.directory):
+            # Another machine's clock may be another.
+            at = min(max(0.0, (each.time_ns - self._wall_ns) / 1e9), self._at(self._record.ended_ns))
+            yield (
+                at,
+                clean(f"{each}{'' if each.ended else ' (end not seen)' if each.ended is None else ' (not ended)'}"),
+            )
 
     def _spans(self, rank: RankRecord, state: State) -> Iterator[Span]:
         # Where its agent is gone too, nobody saw it end.

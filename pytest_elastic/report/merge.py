@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_elastic.compat import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
+from pytest_elastic.report.collectives import COLLECTIVES, came_apart_text, collectives_text
 from pytest_elastic.report.endings import ending
 from pytest_elastic.report.hosts import named, on
-from pytest_elastic.report.judgement import Culprit, cause_of, describe_others, find_failures, load
+from pytest_elastic.report.judgement import Culprit, Judgement, cause_of, describe_others, find_failures, load
 from pytest_elastic.report.records import LaunchRecord, RankRecord
 from pytest_elastic.report.stacks import read_stacks, shown
 
@@ -34,9 +35,13 @@ def put_failure(
         again: Another failure of the test has been told: this is one of a teardown after it.
     """
     ranks = record.last_world()
-    longrepr = _longrepr_of(culprit, verdict_of(culprit, ranks, record, again=again), location)
+    verdict = verdict_of(culprit, ranks, record, again=again)
+    if apart := came_apart_text(ranks):
+        verdict += f"\n{apart}"
+    longrepr = _longrepr_of(culprit, verdict, location)
     if not again:
         put_others(longrepr, describe_others(ranks, culprit), ranks)
+    put_collectives(longrepr, ranks)
     if culprit.rank.killed and all(each.when != "teardown" for each in culprit.rank.reports):
         what, stack = ending(culprit.rank)
         longrepr.addsection(f"rank {culprit.rank.id.rank} was not done with its teardown: {what}", stack)
@@ -95,6 +100,18 @@ def put_others(longrepr: Any, others: Sequence[tuple[list[int], str, str]], rank
     for numbers, what, text in others:
         if text:
             longrepr.addsection(f"{named(numbers, ranks)}: {what}", text)
+
+
+def text_of(told: Judgement, record: LaunchRecord) -> str:
+    """Return what a judgement without a culprit says."""
+    apart = came_apart_text(record.last_world()) if told.kind == "disagreed" else ""  # an error has it in its text
+    return f"{told.message}\n{apart}" if apart else told.message
+
+
+def put_collectives(longrepr: Any, ranks: Sequence[RankRecord]) -> None:
+    """Add a section for the collectives that ranks began last, if they kept them."""
+    if said := collectives_text(ranks):
+        longrepr.addsection(COLLECTIVES, said)
 
 
 def plain_repr(text: str, message: str, location: tuple[str, int]) -> ExceptionChainRepr:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
+from pytest_elastic.report.collectives import COLLECTIVES, came_apart_text, collectives_text
 from pytest_elastic.report.describe import shortened, signal_name
 from pytest_elastic.report.hosts import named, on
 from pytest_elastic.report.lost import lost_agents
@@ -24,6 +25,7 @@ def failure_text(record: LaunchRecord, result: LaunchResult) -> str:
     others = others_text(result)
     lines = [f"[rank {first.rank}] {first.message}"]
     lines += [f"{record.name or 'the launch'} failed on rank {first.rank} after {first.time:.1f} s{others}"]
+    lines += _came_apart(record)
     if first.traceback:
         lines += ["", shortened(first.traceback.rstrip(), _SHOWN_TRACEBACK)]
     elif first.stack and first.signal not in (None, "SIGTERM", "SIGKILL"):
@@ -32,8 +34,19 @@ def failure_text(record: LaunchRecord, result: LaunchResult) -> str:
         if not failure.collateral and failure.traceback:
             trace = shortened(failure.traceback.rstrip(), _SHOWN_TRACEBACK // 4)
             lines += ["", f"[rank {failure.rank}] failed too: {failure.message}", trace]
+    lines += _collectives(record)
     lines += tail_of(f"stderr of rank {first.rank}", _output(result, first, "stderr"), skip=first.traceback)
     return "\n".join(lines)
+
+
+def _came_apart(record: LaunchRecord) -> list[str]:
+    apart = came_apart_text(record.last_world())
+    return [apart] if apart else []
+
+
+def _collectives(record: LaunchRecord) -> list[str]:
+    said = collectives_text(record.last_world())
+    return ["", f"--- {COLLECTIVES} ---", said] if said else []
 
 
 def others_text(result: LaunchResult) -> str:
@@ -62,6 +75,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
     at_end = len(finished) == len(record.last_world())
     by = f" ({record.timeout_by})" if record.timeout_by else ""
     lines = [f"timed out after {record.timeout:g} s{by}: {record.name or 'the launch'}"]
+    lines += _came_apart(record)
     lost = lost_agents(record)
     lines += [f"{name_of(agent)} had been lost{_when_lost(agent, record)}" for agent in lost]
     if not record.worlds and any(agent.said_hello for agent in record.agents):
@@ -79,7 +93,7 @@ def timeout_text(record: LaunchRecord, stacks: Mapping[int, str]) -> str:
         lines += [f"{named(ranks, record.last_world())}: {doing}"]
         if stack:
             lines += ["", *(f"  {line}" for line in stack.splitlines()), ""]
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *_collectives(record)]).rstrip()
 
 
 def _doing(finished: bool, stopped: bool, stack: str) -> str:

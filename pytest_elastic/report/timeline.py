@@ -69,6 +69,7 @@ class Lane:
         stdout: What it wrote, shortened.
         stderr: The same.
         memory: Seconds from the beginning, and bytes in memory.
+        collectives: Those that it began last, if it kept them: seconds from the beginning, and what each was.
     """
 
     world: int
@@ -82,6 +83,7 @@ class Lane:
     stdout: str = ""
     stderr: str = ""
     memory: tuple[tuple[float, int], ...] = ()
+    collectives: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +200,7 @@ def _lane_to_data(lane: Lane) -> dict[str, Any]:
         "stdout": lane.stdout,
         "stderr": lane.stderr,
         "memory": [n for at, size in lane.memory for n in (_us(at), size)],
+        "collectives": [[_us(at), text] for at, text in lane.collectives],
     }
     return data | {name: value for name, value in rest.items() if value}
 
@@ -220,4 +223,5 @@ def _lane_from_data(data: Mapping[str, Any]) -> Lane:
         stdout=data.get("stdout", ""),
         stderr=data.get("stderr", ""),
         memory=tuple((memory[i] / 1e6, memory[i + 1]) for i in range(0, len(memory), 2)),
+        collectives=tuple((at / 1e6, text) for at, text in data.get("collectives", ())),
     )

@@ -104,6 +104,8 @@ def _rank_events(lane: Lane, rank: int, name: str, begin: float, tid: int) -> It
         args = {"what": span.text} if span.text else {}
         title = _WORDS.get(span.doing, span.doing)
         yield _slice(title, "phase", begin + span.begin, begin + span.end, pid, tid, args)
+    for at, text in lane.collectives:
+        yield {"ph": "i", "name": text, "cat": "collective", "ts": _us(begin + at), "pid": pid, "tid": tid, "s": "t"}
     for at, size in lane.memory:
         counter = "memory" if tid == 1 else f"memory ({tid})"
         value = {"MB": round(size / 1e6, 3)}

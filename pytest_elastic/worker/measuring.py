@@ -1,17 +1,19 @@
-"""Coverage of a rank, which is measured where the pytest process is."""
+"""What is kept of the work of a rank: coverage, where the pytest process is measured, and collectives."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_elastic.messages import RankOrder
+    from pytest_elastic.worker.identity import Identity
 
 
 class Measurement:
-    """The measurement of this rank. This one is none: it stands where nobody asked for any."""
+    """What is kept of this rank's work. This one keeps nothing: it stands where nobody asked for any."""
 
     def begin_test(self, nodeid: str) -> None:
         """Take note of the test that runs next."""
@@ -26,11 +28,43 @@ class Measurement:
         """Keep what was executed so far for the controller."""
 
 
-def measure(order: RankOrder) -> Measurement:
-    """Begin to measure this process, if the order says so."""
-    if order.coverage is None:
-        return Measurement()
-    # coverage is imported where it is used only.
-    from pytest_elastic.worker.traced import TracedWork
+class _Several(Measurement):
+    """Several of them at once.
 
-    return TracedWork(order.coverage)
+    Args:
+        each: What is kept by each.
+    """
+
+    def __init__(self, each: Sequence[Measurement]) -> None:
+        self._each = each
+
+    def begin_test(self, nodeid: str) -> None:
+        for each in self._each:
+            each.begin_test(nodeid)
+
+    def begin_phase(self, item: pytest.Item, when: str) -> None:
+        for each in self._each:
+            each.begin_phase(item, when)
+
+    def end_phase(self) -> None:
+        for each in self._each:
+            each.end_phase()
+
+    def save(self) -> None:
+        for each in self._each:
+            each.save()
+
+
+def measure(order: RankOrder, me: Identity) -> Measurement:
+    """Begin to keep what the order says of this process."""
+    wanted: list[Measurement] = []
+    # What does it is imported where it is used only.
+    if order.coverage is not None:
+        from pytest_elastic.worker.traced import TracedWork
+
+        wanted.append(TracedWork(order.coverage))
+    if order.keeps_collectives:
+        from pytest_elastic.worker.collectives import KeptCollectives
+
+        wanted.append(KeptCollectives(me.directory))
+    return wanted[0] if len(wanted) == 1 else _Several(wanted) if wanted else Measurement()

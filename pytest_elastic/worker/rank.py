@@ -88,7 +88,7 @@ def _work(
         stop_reverse_lookups()
     select_device(order, TorchAccelerators())
     prepare_rendezvous()
-    measurement = measure(order)
+    measurement = measure(order, me)
     started_ns = clock.monotonic_ns()
     if order.session is not None:
         from pytest_elastic.worker.item import run_tests

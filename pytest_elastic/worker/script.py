@@ -43,7 +43,7 @@ def main() -> None:
     sys.path.remove(_ROOT)
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     sys.path += [path for path in order.sys_path if path not in sys.path]
-    measurement = measure(order)
+    measurement = measure(order, me)
     exit = Exit(order.grace)  # noqa: A001 (what it is)
     started_ns = clock.monotonic_ns()
     try:

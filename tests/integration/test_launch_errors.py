@@ -575,6 +575,7 @@ WRONG_TEXT = {
     "show_output": "some",
     "pdb_rank": "-1",
     "durations": "-1",
+    "debug": "everything",
     "cpu_slots": "0",
     "strict": "perhaps",
     "group": "perhaps",

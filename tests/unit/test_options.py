@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "report": ("kept/page.html", "kept/page.html"),
     "trace": ("trace.json", "trace.json"),
     "durations": ("0", 0),
+    "debug": ("collectives", "collectives"),
     "strict": ("true", True),
     "cpu_slots": ("4", 4),
     "group": ("yes", True),
@@ -60,6 +61,7 @@ BAD = {
     "report": "",
     "trace": " ",
     "durations": "-1",
+    "debug": "everything",
     "strict": "perhaps",
     "cpu_slots": "0",
     "group": "perhaps",
@@ -130,7 +132,8 @@ def test_a_bad_setting_is_one_line_that_names_its_source(setting: Setting) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "value"), [("timeout", "none", None), ("seed", "none", None), ("backend", "none", None)]
+    ("name", "text", "value"),
+    [("timeout", "none", None), ("seed", "none", None), ("backend", "none", None), ("debug", "none", None)],
 )
 def test_none_can_be_written(name: str, text: str, value: object) -> None:
     assert read(ini={f"elastic_{name}": text}) == {name: value}
@@ -143,6 +146,7 @@ def test_option_names() -> None:
         "--elastic-report",
         "--elastic-trace",
         "--elastic-durations",
+        "--elastic-debug",
         "--elastic-timeout",
         "--elastic-backend",
         "--elastic-device",

@@ -261,13 +261,20 @@
     for (const [ranks, text] of launch.stacks) box.append(part(`Stack of ${fold(ranks)}`, make("pre", { tabindex: "0" }, text)));
     box.append(part("Seconds of each rank", tableOf(launch)));
     for (const lane of launch.lanes) {
+      if (lane.collectives) {
+        const begun = lane.collectives.map(([at, text]) => `${seconds(at)}  ${text}`).join("\n");
+        box.append(part(`Last collectives of ${whoIs(lane)}${ofWorld(launch, lane)}`, make("pre", { tabindex: "0" }, begun)));
+      }
       for (const stream of ["stdout", "stderr"]) {
         if (!lane[stream]) continue;
-        const world = launch.worlds.length > 1 ? ` of world ${lane.world + 1}` : "";
-        box.append(part(`${stream} of ${whoIs(lane)}${world} (${lines(lane[stream])})`, make("pre", { tabindex: "0" }, lane[stream])));
+        box.append(part(`${stream} of ${whoIs(lane)}${ofWorld(launch, lane)} (${lines(lane[stream])})`, make("pre", { tabindex: "0" }, lane[stream])));
       }
     }
     return box;
+  }
+
+  function ofWorld(launch, lane) {
+    return launch.worlds.length > 1 ? ` of world ${lane.world + 1}` : "";
   }
 
   // --- one test ---
