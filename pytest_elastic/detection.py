@@ -142,7 +142,7 @@ def show_launches(config: pytest.Config, *, has_ranks: bool = False) -> None:
     if role(config) != "controller" or only_looks(config):
         return
     given = config.stash[GIVEN]
-    asked = any(name in given for name in ("report", "trace", "durations"))
+    asked = any(name in given for name in ("report", "serve", "trace", "durations"))
     # The main process of pytest-xdist collects nothing: it never knows before the reports come.
     distributes = bool(getattr(config.option, "tx", None)) and not is_xdist_worker(config)
     implied = any(os.environ.get(name) for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"))

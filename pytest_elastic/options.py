@@ -363,6 +363,16 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             metavar="FILE.html",
         ),
         Setting(
+            name="serve",
+            default=False,
+            allowed="true or false",
+            check=lambda value: isinstance(value, bool),
+            parse=_boolean,
+            help="serve that page while the session goes on, to browsers on this machine",
+            launch=False,
+            flag=True,
+        ),
+        Setting(
             name="trace",
             default=None,
             allowed="the path of a file",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,11 +25,12 @@ from pytest_elastic.fixtures import is_xdist_worker
 from pytest_elastic.options import Given
 from pytest_elastic.report.happened import Told, make_timeline
 from pytest_elastic.report.records import LaunchRecord
-from pytest_elastic.report.seen import LAUNCHES, SeenSession
+from pytest_elastic.report.seen import LAUNCHES, SeenSession, SeenTest, counts_of
 from pytest_elastic.report.timeline import from_data, to_data
 from pytest_elastic.warning import ElasticWarning
 
 if TYPE_CHECKING:
+    from pytest_elastic.controller.page_server import PageServer
     from pytest_elastic.report.judgement import Judgement
     from pytest_elastic.report.verdict import Verdict
 
@@ -42,6 +44,7 @@ class Wanted:
 
     Attributes:
         page: Where the page goes, or ``None``.
+        serve: The page is served while the session goes on.
         trace: Where the trace goes, or ``None``.
         durations: Of how many launches to tell where their time went: 0 of all, ``None`` of none.
         annotations: GitHub Actions reads what is printed.
@@ -50,6 +53,7 @@ class Wanted:
     """
 
     page: Path | None
+    serve: bool
     trace: Path | None
     durations: int | None
     annotations: bool
@@ -78,6 +82,7 @@ def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[st
     summary = environ.get("GITHUB_STEP_SUMMARY")
     wanted = config.stash[WANTED] = Wanted(
         page=paths["report"],
+        serve="serve" in given and given["serve"].value,
         trace=paths["trace"],
         durations=given["durations"].value if "durations" in given else None,
         annotations=environ.get("GITHUB_ACTIONS") == "true" and not config.pluginmanager.hasplugin(_ANNOTATES),
@@ -89,10 +94,11 @@ def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[st
     for name, path in paths.items():
         if path is not None and path.is_dir():
             raise pytest.UsageError(f"{given[name].source}: {given[name].value!r} is a directory, expected a file")
-    if wanted.page is not None and importlib.util.find_spec("jinja2") is None:
-        raise pytest.UsageError(
-            f'{given["report"].source}: needs Jinja2, which is not installed: pip install "pytest-elastic[report]"'
-        )
+    for name in ("report", "serve"):
+        if name in given and given[name].value and importlib.util.find_spec("jinja2") is None:
+            raise pytest.UsageError(
+                f'{given[name].source}: needs Jinja2, which is not installed: pip install "pytest-elastic[report]"'
+            )
     config.pluginmanager.register(Showing(config, wanted), "elastic-showing")
 
 
@@ -119,7 +125,8 @@ def keep_launch(item: pytest.Item, record: LaunchRecord, verdict: Verdict) -> No
 
 
 def _keep(item: pytest.Item, record: LaunchRecord, told: Told) -> None:
-    told = replace(told, output=item.config.stash[WANTED].page is not None)  # nothing else shows it
+    wanted = item.config.stash[WANTED]
+    told = replace(told, output=wanted.page is not None or wanted.serve)  # nothing else shows it
     try:
         item.stash.setdefault(_KEPT, {})[record.directory] = to_data(make_timeline(record, told))
     except Exception as error:  # noqa: BLE001 (whatever it is: what is shown of a test does not change its verdict)
@@ -173,24 +180,57 @@ class Showing:
         self._seen = SeenSession()
         self._begin = clock.monotonic()
         self._lines: list[tuple[str, bool]] = []
+        self._taking = threading.Lock()
+        """Held while something is taken, and while the page is made of it, which another thread may do."""
+        self._running: dict[str, None] = {}
+        self._server: PageServer | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        """Serve the page, if that is wanted."""
+        if self._wanted.serve:
+            from pytest_elastic.controller.page_server import PageServer
+
+            self._server = PageServer(lambda: self._page(live=True), self._state)
+            reporter = self._config.pluginmanager.getplugin("terminalreporter")
+            if reporter is not None:
+                reporter.write_line(f"elastic page: {self._server.url}")
+                reporter.flush()  # whoever reads a pipe wants to look now
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Take note that a test begins."""
+        with self._taking:
+            self._running[nodeid] = None
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Take note that a test is over."""
+        with self._taking:
+            self._running.pop(nodeid, None)
 
     @pytest.hookimpl(trylast=True)  # others may still change it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a report."""
         status: Any = self._config.hook.pytest_report_teststatus(report=report, config=self._config)
-        self._seen.add(report, str(status[0]) if status else report.outcome)
+        with self._taking:
+            self._seen.add(report, str(status[0]) if status else report.outcome)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Take what could not be collected."""
         if report.failed:
-            self._seen.add_error(report)
+            with self._taking:
+                self._seen.add_error(report)
+
+    def pytest_unconfigure(self) -> None:
+        """Serve the page no longer."""
+        if self._server is not None:
+            self._server.close()
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Write what goes into files."""
         wanted = self._wanted
         if wanted.page is not None:
-            self._write("report", wanted.page, self._page)
+            self._write("report", wanted.page, lambda: self._page(live=False))
         if wanted.trace is not None:
             self._write("trace", wanted.trace, self._trace)
         if wanted.summary is not None and any(test.launches for test in self._seen.tests):
@@ -216,7 +256,16 @@ class Showing:
         else:
             self._lines.append((f"elastic {what}: {path}", True))
 
-    def _page(self) -> str:
+    def _state(self) -> dict[str, object]:
+        """Return how far the session is, for the page that is served."""
+        with self._taking:
+            return {"tests": len(self._done()), "running": list(self._running)}
+
+    def _done(self) -> list[SeenTest]:
+        """Return the tests that are over: of others the page would say that they have passed."""
+        return [test for test in self._seen.tests if test.nodeid not in self._running]
+
+    def _page(self, *, live: bool) -> str:
         from pytest_elastic.report.page import PageHead, make_page
 
         versions = [f"pytest {pytest.__version__}", f"pytest-elastic {pytest_elastic.__version__}"]
@@ -226,8 +275,11 @@ class Showing:
             when=datetime.fromtimestamp(clock.wall()).astimezone().isoformat(sep=" ", timespec="seconds"),
             made_of=", ".join(versions),
             version=pytest_elastic.__version__,
+            live=live,
         )
-        return make_page(head, self._seen.tests, self._seen.counts())
+        with self._taking:
+            tests = self._done()
+            return make_page(head, tests, counts_of(tests))
 
     def _trace(self) -> str:
         from pytest_elastic.report.trace import make_trace
@@ -239,7 +291,7 @@ class Showing:
 
         try:
             with path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(summary(self._seen.tests, self._seen.counts()))
+                file.write(summary(self._seen.tests, counts_of(self._seen.tests)))
         except OSError as error:
             self._lines.append((f"ERROR elastic: GITHUB_STEP_SUMMARY: cannot write {path}: {error.strerror}", False))
 

@@ -26,6 +26,7 @@ class PageHead:
         when: When it ended, for a reader.
         made_of: Versions and the like.
         version: Version of pytest-elastic.
+        live: The session goes on, and serves the page.
     """
 
     title: str
@@ -33,6 +34,7 @@ class PageHead:
     when: str
     made_of: str
     version: str
+    live: bool = False
 
 
 def make_page(head: PageHead, tests: Sequence[SeenTest], counts: dict[str, int]) -> str:
@@ -60,6 +62,7 @@ def make_page(head: PageHead, tests: Sequence[SeenTest], counts: dict[str, int])
         when=head.when,
         made_of=head.made_of,
         version=head.version,
+        live=head.live,
         notes=[note] if note else [],
         failures=[test for test in tests if test.bad],
         data=data,

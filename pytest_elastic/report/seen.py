@@ -127,7 +127,8 @@ class SeenSession:
         """The tests."""
         return list(self._tests.values())
 
-    def counts(self) -> dict[str, int]:
-        """Return how many tests came to what, the worst first."""
-        outcomes = [test.outcome for test in self._tests.values()]
-        return {outcome: outcomes.count(outcome) for outcome in _WORST if outcome in outcomes}
+
+def counts_of(tests: Sequence[SeenTest]) -> dict[str, int]:
+    """Return how many tests came to what, the worst first."""
+    outcomes = [test.outcome for test in tests]
+    return {outcome: outcomes.count(outcome) for outcome in _WORST if outcome in outcomes}

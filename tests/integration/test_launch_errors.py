@@ -578,6 +578,7 @@ WRONG_TEXT = {
     "debug": "everything",
     "cpu_slots": "0",
     "strict": "perhaps",
+    "serve": "perhaps",
     "group": "perhaps",
     "controller_fixtures": "no-name",
     "spawn": "fork",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ from pytest_elastic.report.page import PageHead, make_page
 from pytest_elastic.report.seen import SeenTest
 
 from ..seeing import samples
-from ..seeing.browser import chromium, logs, open_all, open_page, press, wait_for
+from ..seeing.browser import DEADLINE, chromium, logs, open_all, open_page, press, wait_for
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -224,3 +228,56 @@ def test_a_thousand_tests_of_eight_ranks_open_soon(browser: Chrome, tmp_path: Pa
     assert seconds < float(os.environ.get("PAGE_SECONDS", "20"))
     fill(browser, "words", "test_77")
     wait_for(browser, f"return (() => {{ {COUNT} }})() === '11 of 1000 tests'")
+
+
+SERVED = """
+import pathlib, time
+
+def test_first():
+    pass
+
+def test_second():
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+
+def test_third():
+    while not pathlib.Path("end").exists():
+        time.sleep(0.02)
+"""
+LIVE = "return document.getElementById('live').textContent"
+
+
+def test_it_is_served_while_the_session_goes_on(browser: Chrome, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(SERVED)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--elastic-serve"]
+    output = tmp_path / "output"
+    with output.open("w") as stdout, subprocess.Popen(command, cwd=tmp_path, stdout=stdout) as session:
+        try:
+            deadline = time.monotonic() + DEADLINE
+            while (found := re.search(r"^elastic page: (.*)\n", output.read_text(), re.MULTILINE)) is None:
+                assert time.monotonic() < deadline, output.read_text()
+                time.sleep(0.02)
+            logs(browser)
+            browser.get(found[1])
+            wait_for(browser, f"{LIVE}.startsWith('Running: test_it.py::test_second.')")
+            if browser.execute_script(NAMES) == []:  # it was asked for before the first test was over
+                browser.execute_script("document.getElementById('again').click()")
+                wait_for(browser, "return document.documentElement.dataset.ready")
+            assert browser.execute_script(NAMES) == ["test_first"]
+            assert "1 passed so far, after" in browser.execute_script("return document.body.textContent")
+            fill(browser, "words", "test_it")
+            (tmp_path / "go").touch()
+            wait_for(browser, f"{LIVE} === 'Running: test_it.py::test_third. Show 1 more test'")
+            browser.execute_script("document.getElementById('again').click()")
+            wait_for(browser, f"{NAMES}.length === 2")
+            assert browser.execute_script("return document.getElementById('words').value") == "test_it"
+            (tmp_path / "end").touch()
+            wait_for(browser, f"{LIVE} === 'The session is over, or was ended: nothing more comes.'")
+            assert session.wait(DEADLINE) == 0
+        finally:
+            for name in ("go", "end"):
+                (tmp_path / name).touch()
+            session.wait(DEADLINE)
+    said, asked = logs(browser)
+    assert all("state" in message and "ERR_CONNECTION" in message for message in said)  # once the session was over
+    assert {url.split("/")[2].split(":")[0] for url in asked if url.startswith("http")} == {"127.0.0.1"}

@@ -24,6 +24,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "pdb_rank": ("3", 3),
     "record": ("kept/record", "kept/record"),
     "report": ("kept/page.html", "kept/page.html"),
+    "serve": ("on", True),
     "trace": ("trace.json", "trace.json"),
     "durations": ("0", 0),
     "debug": ("collectives", "collectives"),
@@ -59,6 +60,7 @@ BAD = {
     "pdb_rank": "-1",
     "record": "",
     "report": "",
+    "serve": "perhaps",
     "trace": " ",
     "durations": "-1",
     "debug": "everything",
@@ -144,6 +146,7 @@ def test_option_names() -> None:
     assert flags == {
         "--elastic-nproc",
         "--elastic-report",
+        "--elastic-serve",
         "--elastic-trace",
         "--elastic-durations",
         "--elastic-debug",

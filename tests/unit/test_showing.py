@@ -18,7 +18,7 @@ import pytest
 from pytest_elastic.report.github import annotation, summary
 from pytest_elastic.report.page import PageHead, make_page, pack
 from pytest_elastic.report.picture import picture
-from pytest_elastic.report.seen import LAUNCHES, SeenSession, SeenTest
+from pytest_elastic.report.seen import LAUNCHES, SeenSession, SeenTest, counts_of
 from pytest_elastic.report.timeline import to_data
 from pytest_elastic.report.trace import make_trace
 
@@ -106,7 +106,7 @@ def test_the_worst_of_its_phases_is_the_outcome_of_a_test() -> None:
     assert test.texts == [("Call failed", "assert 1 == 2"), ("Teardown error", "assert 3 == 4")]
     assert test.launches == [data]
     assert test.sections == [("Captured log", "text")]
-    assert session.counts() == {"error": 1}
+    assert counts_of(session.tests) == {"error": 1}
 
 
 def test_what_could_not_be_collected_is_there() -> None:
@@ -114,7 +114,7 @@ def test_what_could_not_be_collected_is_there() -> None:
     session.add_error(pytest.CollectReport("test_it.py", "failed", "some lines\nE   ImportError: no such module", []))
     [test] = session.tests
     assert (test.nodeid, test.outcome, test.verdict) == ("test_it.py", "error", "E   ImportError: no such module")
-    assert not unpacked(make_page(HEAD, session.tests, session.counts()))["tests"][0]["launches"]
+    assert not unpacked(make_page(HEAD, session.tests, counts_of(session.tests)))["tests"][0]["launches"]
 
 
 def test_a_trace_has_a_process_for_each_rank() -> None:

@@ -422,6 +422,49 @@
     }
   });
 
+  // --- a session that goes on, and serves this page ---
+
+  const FIELDS = ["words", "rank", "least", "node", "order"];
+
+  function showAgain() {
+    sessionStorage.setItem("fields", JSON.stringify(FIELDS.map((id) => $(id).value)));
+    location.reload();
+  }
+
+  async function follow() {
+    const line = $("live");
+    line.hidden = false;
+    for (;;) {
+      let now;
+      try {
+        now = await (await fetch("state", { cache: "no-store" })).json();
+      } catch {
+        line.replaceChildren("The session is over, or was ended: nothing more comes.");
+        return;
+      }
+      const more = now.tests - tests.length;
+      const running = now.running.slice(0, 3);
+      if (now.running.length > 3) running.push(`${now.running.length - 3} more`);
+      const text = running.length ? `Running: ${running.join(", ")}.` : "Between two tests.";
+      if (line.dataset.text !== text + more) { // who listens to the page is told of changes only
+        line.dataset.text = text + more;
+        line.replaceChildren(text);
+        if (more > 0) {
+          const button = make("button", { type: "button", id: "again" }, `Show ${more} more test${more > 1 ? "s" : ""}`);
+          button.addEventListener("click", showAgain);
+          line.append(" ", button);
+        }
+      }
+      await new Promise((resolve) => { setTimeout(resolve, 1000); });
+    }
+  }
+
+  if ("live" in document.body.dataset) {
+    const kept = JSON.parse(sessionStorage.getItem("fields") || "[]");
+    FIELDS.forEach((id, index) => { if (kept[index]) $(id).value = kept[index]; });
+    follow();
+  }
+
   // --- the beginning ---
 
   $("filters").hidden = false;
