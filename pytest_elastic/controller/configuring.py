@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_elastic.one_line import one_line
+from pytest_elastic.one_line import fitted, one_line
 from pytest_elastic.options import LAUNCH_ARGUMENTS
 from pytest_elastic.refusal import TOLD
 from pytest_elastic.result import LaunchResult
 from pytest_elastic.spec import ArgumentError, LaunchSpec, check_names, make_spec, takes_late_nodes
+from pytest_elastic.worker.failure import text_of
 
 _CONFIGURE: Final = "pytest_elastic_configure_launch"
 
@@ -59,6 +60,6 @@ def tell_finished(result: LaunchResult, item: pytest.Item) -> list[str]:
     try:
         item.ihook.pytest_elastic_launch_finished(result=result, item=item)
     except TOLD as error:
-        why = f"{type(error).__name__}: {error}"
-        return [f"pytest_elastic_launch_finished raised {' '.join(why.split())}"]
+        why = fitted(f"{type(error).__name__}: {text_of(error)}")
+        return [f"pytest_elastic_launch_finished raised {why}"]
     return []

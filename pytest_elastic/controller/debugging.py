@@ -96,6 +96,7 @@ class Debugging:
         self._told: set[str] = set()
         self._sent_on: dict[str, list[_Asker]] = {}
         self._debugged: RankId | None = None
+        self._left_by: RankId | None = None
 
     @property
     def had_failure(self) -> bool:
@@ -134,7 +135,7 @@ class Debugging:
         self._check_chosen(wanted.id)
         place = (wanted.id.world, wanted.id.rank, wanted.place)
         self._visits[place] += 1
-        if wanted.has_it:
+        if wanted.has_it or self._is_too_late(wanted.id):
             return
         refusal = self._terminal.refusal or self._why_out_of_reach(wanted.id)
         if refusal:
@@ -142,6 +143,11 @@ class Debugging:
             return
         self._asking.append(_Asker(peer=peer, wanted=wanted, visit=self._visits[place], since=clock.monotonic()))
         self._set_clocks()
+
+    def _is_too_late(self, id: RankId) -> bool:  # noqa: A002
+        """Tell whether the person has left another rank by ``quit`` before: this one waits for its end, unanswered."""
+        left = self._left_by
+        return left is not None and left.world == id.world and left.rank != id.rank
 
     def _why_out_of_reach(self, id: RankId) -> str:  # noqa: A002
         agent = next((agent for agent in self._roster.agents if agent.order.node == id.node), None)
@@ -310,9 +316,11 @@ class Debugging:
             return
         assert self._loan is not None
         self._loan.over.set()
+        left = self._holder.wanted.id
         self._holder = self._loan = self._busy_since = None
         self.quits = self.quits or quits
         if quits:
+            self._left_by = left
             self._asking.clear()  # the session ends: they wait until they are told to end as well
         self._set_clocks()
 

@@ -66,6 +66,7 @@ class StatusLine:
         self._streams = config.getoption("capture", None) == "no"  # what tests write would be garbled
         self._shown = False
         self._column = 0
+        self._below = False
 
     def interactive(self) -> bool:
         """Tell whether a person may see it."""
@@ -76,12 +77,15 @@ class StatusLine:
 
     def show(self, line: str) -> None:
         """Write it."""
-        width = shutil.get_terminal_size().columns
         with self._open():
+            width = self._width()
             # The line break scrolls at the bottom of the screen, so the cursor cannot be saved and restored.
             self._write(("\r\x1b[K" if self._shown else "\n\r\x1b[K") + cut(line, width - 1))
         if not self._shown:
-            self._shown, self._column = True, max(0, compat.column(self._reporter)) % width
+            written = max(0, compat.column(self._reporter))
+            self._shown, self._column = True, written % width
+            # Behind a full row the next letter belongs to the row below, which is the one of this line.
+            self._below = written > 0 and not self._column
 
     def wipe(self) -> None:
         """Clear the line, and go back to where pytest goes on writing."""
@@ -89,7 +93,16 @@ class StatusLine:
             return
         self._shown = False
         with self._open():
-            self._write("\r\x1b[K\x1b[A\r" + (f"\x1b[{self._column}C" if self._column else ""))
+            back = "" if self._below else "\x1b[A\r"
+            self._write("\r\x1b[K" + back + (f"\x1b[{self._column}C" if self._column else ""))
+
+    def _width(self) -> int:
+        """Return the columns of the terminal; only while it is open: where pytest captures, it is no terminal else."""
+        try:
+            width = os.get_terminal_size(self._file.fileno()).columns
+        except (OSError, ValueError, AttributeError):  # it is gone, or a plugin's
+            width = 0
+        return width or shutil.get_terminal_size().columns
 
     def _open(self) -> AbstractContextManager[None]:
         capture: AbstractContextManager[None] = (
@@ -172,12 +185,21 @@ class Progress:
 
 def cut(line: str, width: int) -> str:
     """Return as much of a line as a terminal shows in some columns."""
-    cells = 0
-    for index, letter in enumerate(line):
-        cells += 0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        if cells > width:
-            return line[: max(0, index - 3)] + "..."
-    return line
+    if sum(map(_cells, line)) <= width:
+        return line
+    shown, room = "", width - 3
+    for letter in line:
+        room -= _cells(letter)
+        if room < 0:
+            break
+        shown += letter
+    return shown + "..."[: max(0, width)]
+
+
+def _cells(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def line_of(launch: Launch, seconds: float) -> str:

@@ -47,8 +47,10 @@ class Session:
     """
 
     def __init__(self, *arguments: str, **environ: str) -> None:
-        variables = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}
-        variables |= {"TERM": "xterm", "COLUMNS": "160", "LINES": "24", **environ}
+        # Nor does a shell tell how wide its terminal is.
+        others = ("CI", "BUILD_NUMBER", "COLUMNS", "LINES")
+        variables = {name: value for name, value in os.environ.items() if name not in others}
+        variables |= {"TERM": "xterm", **environ}
         command = ["-m", "pytest", "-p", "no:cacheprovider", *arguments]
         self.written = io.StringIO()
         self.child: pexpect.spawn[str] = pexpect.spawn(

@@ -122,10 +122,16 @@ def test_ranks(rank, nproc): pass
     await_true(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-@pytest.mark.parametrize(("dist", "maxfail"), [("load", 1), pytest.param("worksteal", 0, marks=pytest.mark.soak)])
+OTHER_WAYS = ("loadscope", "loadfile", "loadgroup", "worksteal", "each")
+
+
+@pytest.mark.parametrize(
+    ("dist", "maxfail"), [("load", 1), *(pytest.param(way, 0, marks=pytest.mark.soak) for way in OTHER_WAYS)]
+)
 def test_ways_to_distribute_and_maxfail(pytester: pytest.Pytester, dist: str, maxfail: int) -> None:
     source = """
 import pytest
+@pytest.mark.xdist_group("together")
 @pytest.mark.elastic(nproc=2, timeout=60)
 @pytest.mark.parametrize("n", range(12))
 def test_ranks(rank, worker_id, n):
@@ -135,9 +141,10 @@ def test_ranks(rank, worker_id, n):
     pytester.makepyfile(test_a=source, test_b=source)
     result = run(pytester, "-nauto", "--maxprocesses=2", f"--dist={dist}", f"--maxfail={maxfail}")
     count = result.parseoutcomes()
-    result.stdout.fnmatch_lines("FAILED test_[ab].py::test_ranks[[]0[]] - [[]rank 1[]] assert*")
+    result.stdout.fnmatch_lines("FAILED test_[ab].py::test_ranks[[]0[]]* - [[]rank 1[]] assert*")
     if maxfail:
         assert count["failed"] + count.get("passed", 0) < 24
         result.stdout.fnmatch_lines("*stopping after 1 failures*")
     else:
-        assert (count["failed"], count["passed"]) == (2, 22)
+        times = 2 if dist == "each" else 1
+        assert (count["failed"], count["passed"]) == (2 * times, 22 * times)

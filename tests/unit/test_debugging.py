@@ -189,8 +189,17 @@ def test_whoever_waits_when_the_person_quits_waits_for_the_end(tmp_path: Path) -
     ranks.ask(1)
     ranks.ask(2)
     ranks.done(1, quits=True)
+    # So does whoever comes later: no prompt follows the one at which the person said that it was the last.
+    ranks.ask(0)
+    ranks.ask(2, place="x.py:2")
+    ranks.fail(0, 10)
     assert ranks.take() == {1: "granted"}
     assert ranks.debugging.quits
+    assert ranks.lines == []
+    assert ranks.clocks.patience() is not None
+    # Unless it is the rank itself, which has caught that and goes on.
+    ranks.ask(1, place="x.py:3")
+    assert ranks.take() == {1: "granted"}
 
 
 def test_a_rank_that_does_not_exist_is_told_once(tmp_path: Path) -> None:

@@ -141,6 +141,21 @@ def test_nodes_of_one_machine_divide_its_devices(
     assert (nproc, devices) == (2, DeviceOrder(kind="cuda", variable=variable, visible=visible))
 
 
+@pytest.mark.parametrize(
+    ("kind", "variable", "value", "visible"),
+    [
+        ("xpu", "ZE_AFFINITY_MASK", "0.0,0.1,1.0,1.1", ("0.0", "0.1")),
+        ("xpu", "ZE_AFFINITY_MASK", "", ("0", "1")),
+        ("npu", "ASCEND_RT_VISIBLE_DEVICES", "4,5,6,7", ("4", "5")),
+        ("cuda", "ROCR_VISIBLE_DEVICES", "2,3,0,1", ("2", "3")),
+    ],
+)
+def test_each_type_has_its_variable(kind: str, variable: str, value: str, visible: tuple[str, ...]) -> None:
+    machine = Machine(kind, private="npu", **{kind: 4})
+    _, devices = place(machine, {variable: value} if value else {}, nproc=1, nnodes=2, device=kind)
+    assert devices == DeviceOrder(kind=kind, variable=variable, visible=visible)
+
+
 def test_ranks_that_each_call_their_device_0_see_one() -> None:
     spec = make_spec("elastic_launch", {"device": "cuda"}, {})
     _, devices = first_of(Devices(FOUR).place(spec, {}, nodes=2, nproc=2, virtual=True))
