@@ -6,8 +6,14 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Final
 
 import pytest
+
+from pytest_elastic import clock, kernel
+
+_ENDING: Final = 0.1
+"""Seconds in which a thread that has done its work has left the kernel's list."""
 
 
 class Collecting:
@@ -72,14 +78,22 @@ class _Nothing(pytest.File):
         return []
 
 
-def why_unsafe() -> str | None:
-    """Return why this process must not be forked: it has threads, or has touched an accelerator."""
+def _threads() -> int:
     try:
-        threads = len(os.listdir("/proc/self/task"))
+        return len(os.listdir("/proc/self/task"))
     except OSError:
         import threading
 
-        threads = threading.active_count()
+        return threading.active_count()
+
+
+def why_unsafe() -> str | None:
+    """Return why this process must not be forked: it has threads, or has touched an accelerator."""
+    threads = _threads()
+    deadline = clock.monotonic() + _ENDING
+    while threads > 1 and clock.monotonic() < deadline:
+        kernel.pause(0.005)
+        threads = _threads()
     if threads > 1:
         return f"importing it started {threads - 1} thread{'' if threads == 2 else 's'}"
     cuda = getattr(sys.modules.get("torch"), "cuda", None)

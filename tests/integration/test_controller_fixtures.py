@@ -575,10 +575,12 @@ def lent():
     note("down")
 
 def wait_for_end(pid):
+    # While a thread of it is left its locks are held, also if the first one is a zombie by now.
     deadline = time.monotonic() + 100
     while True:
         try:
-            if pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1:
                 return
         except OSError:
             return

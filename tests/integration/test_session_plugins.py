@@ -94,7 +94,8 @@ def test_pytests_subtests(subtests, rank):
 
 
 def test_asynchronous_tests(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    # On a busy machine it takes a rank seconds to make the report of what hypothesis has found.
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nelastic_grace = 20\n")
     pytester.makepyfile(
         test_asyncio=HEAD
         + """
