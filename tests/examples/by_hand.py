@@ -10,6 +10,12 @@ SETTINGS: Final = "a few lines of a settings file"
 DRAWING: Final = "a drawing"
 
 BY_HAND: Final[dict[str, dict[str, str]]] = {
+    "docs/explanation.md": {
+        "pytest: the controller                  the preloaded server": DRAWING,
+    },
+    "docs/robustness.md": {
+        'pytest tests/robustness -m ""          # 10 to 20 minutes; make test has four of them, make soak the others': TO_TYPE,
+    },
     "docs/tutorial.md": {
         'pip install -c constraints.txt -e ".[etcd]"': TO_TYPE,
     },
