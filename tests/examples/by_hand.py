@@ -11,16 +11,16 @@ DRAWING: Final = "a drawing"
 
 BY_HAND: Final[dict[str, dict[str, str]]] = {
     "docs/explanation.md": {
-        "pytest: the controller                  the preloaded server": DRAWING,
+        "pytest: the controller": DRAWING,
     },
     "docs/robustness.md": {
-        'pytest tests/robustness -m ""          # 10 to 20 minutes; make test has four of them, make soak the others': TO_TYPE,
+        "pytest tests/robustness": TO_TYPE,
     },
     "docs/tutorial.md": {
-        'pip install -c constraints.txt -e ".[etcd]"': TO_TYPE,
+        "pip install -c constraints.txt": TO_TYPE,
     },
 }
-"""Of each page the first lines of such blocks."""
+"""Of each page the beginnings of such blocks."""
 
 MADE_ELSEWHERE: Final = {
     "docs/comparison.md": "made by tests/compare/page.py",

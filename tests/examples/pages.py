@@ -28,11 +28,6 @@ class Block:
     text: str
     generated: bool
 
-    @property
-    def first_line(self) -> str:
-        """The line by which it is named."""
-        return self.text.partition("\n")[0].strip()
-
 
 def pages() -> list[Path]:
     """Return the pages, in order of their names."""
