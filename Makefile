@@ -4,15 +4,17 @@
 # make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
 #              20 times 40 tests on workers of pytest-xdist; random tests with random faults for SOAK_MINUTES (10)
 # make compare the same failures under this plugin and under its peers; writes docs/comparison.md
+# make docs    build the documentation into build/docs, in an environment without torch
 # make clean   remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13
 
 .POSIX:
-.PHONY: demo test bench soak compare clean
+.PHONY: demo test bench soak compare docs clean
 
 PYTHON = python3
 VENV = .venv
+DOCS = .venv-docs
 RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install -qq --disable-pip-version-check -c constraints.txt
 
@@ -57,8 +59,13 @@ compare: $(VENV)/.installed-development
 	@$(VENV)/bin/python benchmarks/peers_environment.py
 	@$(RUN) tests.compare
 
+# Links inside are checked, and a warning is an error. -n: names of code too.
+docs: $(DOCS)/.installed
+	@$(DOCS)/bin/python -m sphinx -n -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "The documentation is in build/docs/index.html."
+
 clean:
-	rm -rf $(VENV) .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(DOCS) .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp file stands for an installation: it is made again when the requirements have changed.
@@ -73,4 +80,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-development: $(VENV)/.installed
 	@echo "Installing the tools for development into $(VENV) ..."
 	@$(INSTALL) --group test --group lint
+	@touch $@
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@test -x $(DOCS)/bin/python || { echo "Creating $(DOCS) ..."; $(PYTHON) -m venv $(DOCS); }
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'pip>=25.1'
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --group docs
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@

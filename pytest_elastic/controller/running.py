@@ -203,7 +203,7 @@ class RunningLaunch:
 
     @property
     def worlds(self) -> list[int]:
-        """Number of ranks of each round so far, in order: ``[4, 2]``."""
+        """Number of ranks of each round so far, in order, such as ``[4, 2]``."""
         return self._snapshot().worlds
 
     @property

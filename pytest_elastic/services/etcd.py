@@ -97,7 +97,7 @@ class EtcdServer:
 
     @property
     def host(self) -> str:
-        """The address by which it is reached: 127.0.0.1, unless other nodes take part."""
+        """The address by which it is reached; 127.0.0.1, unless other nodes take part."""
         return self._record.host
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -13,13 +14,15 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import pexpect
+
 from ..conftest import OTHERS
 from .runs import Run
 
 OUTPUT: Final = Path(__file__).with_name("output")
 _ROOT: Final = Path(__file__).parents[2]
-_HOME: Final = "/home/me/project"
-"""What the directory of a run is called in what is kept."""
+_HOME: Final = "/home/me"
+"""What is called the home of the reader in what is kept."""
 _LIMIT: Final = 240.0
 """Seconds that a command may take, also on a busy machine."""
 _OURS: Final = (
@@ -42,6 +45,7 @@ _MASKS: Final = (
     (r"0x[0-9a-f]{6,}", "0x1"),
     (r"\b(pid|port|process) \d+", r"\1 1"),
     (r"/tmp/[\w./-]+", "/tmp/x"),
+    (r'File "[^"]*/site-packages/.*', "File x"),
     (r"(127\.0\.0\.1|localhost):\d+", r"\1:1"),
     (r"[=_-]{5,}", "==="),
     (r" +\[ *\d+%\]", " [1%]"),
@@ -65,7 +69,7 @@ def run(each: Run) -> list[tuple[str, str]]:
             shutil.copy(_ROOT / source, project / path)
         environ = _environ(directory, each)
         return [
-            (command, _told(_execute(command, code, project, environ), project))
+            (command, _told(_execute(command, each.answers, code, project, environ), project))
             for command, code in zip(each.commands, each.exits, strict=True)
         ]
 
@@ -78,7 +82,7 @@ def _environ(directory: Path, each: Run) -> dict[str, str]:
     (programs / "pytest").chmod(0o755)
     (programs / "python").symlink_to(sys.executable)
     environ["PATH"] = os.pathsep.join([str(programs), str(Path(sys.executable).parent), environ["PATH"]])
-    environ |= {"PYTHONPATH": str(_ROOT), "COLUMNS": "80", "TMPDIR": str(directory), "NO_COLOR": "1"}
+    environ |= {"PYTHONPATH": str(_ROOT), "COLUMNS": "80", "TMPDIR": str(directory), "NO_COLOR": "1", "TERM": "dumb"}
     # Only the plugins that a page speaks of, not all that this suite is tested with.
     blocked = [name for name in _others() if name not in each.plugins]
     return environ | {"PYTEST_ADDOPTS": " ".join(f"-p no:{name}" for name in blocked)} | dict(each.env)
@@ -88,7 +92,14 @@ def _others() -> tuple[str, ...]:
     return (*OTHERS, "hypothesispytest", "xdist", "xdist.looponfail")
 
 
-def _execute(command: str, code: int, project: Path, environ: dict[str, str]) -> str:
+def _execute(command: str, answers: tuple[str, ...], code: int, project: Path, environ: dict[str, str]) -> str:
+    execute = _in_a_terminal if answers else _in_a_pipe
+    text, left = execute(command, answers, project, environ)
+    assert left == code, f"{command!r} left with {left}, expected {code}:\n{text}"
+    return text
+
+
+def _in_a_pipe(command: str, _: tuple[str, ...], project: Path, environ: dict[str, str]) -> tuple[str, int]:
     words = shlex.split(command)
     # Without a shell where none is needed, so that the suite can have the session start faster.
     plain = words[0] == "pytest" and not _SHELL & set(command)
@@ -107,13 +118,26 @@ def _execute(command: str, code: int, project: Path, environ: dict[str, str]) ->
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
         raise
-    assert process.returncode == code, f"{command!r} left with {process.returncode}, expected {code}:\n{text}"
-    return text
+    return text, process.returncode
+
+
+def _in_a_terminal(command: str, answers: tuple[str, ...], project: Path, environ: dict[str, str]) -> tuple[str, int]:
+    text = io.StringIO()
+    with pexpect.spawn(
+        "sh", ["-c", command], cwd=str(project), env=environ, encoding="utf-8", dimensions=(40, 80), timeout=_LIMIT
+    ) as child:
+        child.logfile_read = text
+        for answer in answers:
+            child.expect_exact("(Pdb) ")
+            child.sendline(answer)
+        child.expect(pexpect.EOF)
+    return text.getvalue().replace("\r\n", "\n"), -(child.signalstatus or 0) or child.exitstatus or 0
 
 
 def _told(text: str, project: Path) -> str:
-    text = text.replace(str(project), _HOME)
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    """Return what was printed, with paths as they would be for a reader, and as it looks in the end."""
+    text = text.replace(str(project), f"{_HOME}/project").replace(sys.prefix, f"{_HOME}/.venv")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")).rstrip("\n") + "\n"
 
 
 def stored(each: Run) -> list[tuple[str, str]]:
@@ -122,18 +146,18 @@ def stored(each: Run) -> list[tuple[str, str]]:
     if not path.exists():
         raise ValueError(f"run {each.name!r} has not been run: python -m tests.examples.write {each.name}")
     texts = re.split(r"^\$ (.*)\n", path.read_text(), flags=re.MULTILINE)[1:]
-    return [(command, text.removesuffix("\n")) for command, text in zip(texts[::2], texts[1::2], strict=True)]
+    return [(command, text) for command, text in zip(texts[::2], texts[1::2], strict=True)]
 
 
 def keep(each: Run, told: list[tuple[str, str]]) -> None:
     """Keep what the commands of a run printed."""
     OUTPUT.mkdir(exist_ok=True)
-    (OUTPUT / f"{each.name}.txt").write_text("".join(f"$ {command}\n{text}\n" for command, text in told))
+    (OUTPUT / f"{each.name}.txt").write_text("".join(f"$ {command}\n{text}" for command, text in told))
 
 
 def masked(each: Run, told: list[tuple[str, str]]) -> str:
     """Return what is the same each time of what the commands of a run printed."""
-    text = "".join(f"$ {command}\n{text}\n" for command, text in told)
+    text = "".join(f"$ {command}\n{text}" for command, text in told)
     for pattern, instead in (*((pattern, "*") for pattern in each.varies), *_MASKS):
         text = re.sub(pattern, instead, text, flags=re.MULTILINE)
     return text

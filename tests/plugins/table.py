@@ -36,7 +36,7 @@ WORKERS = (
     Row(
         name="pytest-xdist",
         works="`-n`, each `--dist`, `--maxfail`, `--max-worker-restart`: the same outcomes as in one process; `etcd_server` and controller fixtures of the session once for all workers; no port twice; a killed worker leaves no rank",
-        differs="launches [take turns](reference.md#slots), one rank on each core at a time; each worker imports torch for itself",
+        differs="launches [take turns](reference/resources.md#slots), one rank on each core at a time; each worker imports torch for itself",
         tests=(
             f"{_XDIST}::test_forty_tests_of_mixed_sizes_end_as_in_one_process",
             f"{_XDIST}::test_a_killed_worker_leaves_no_rank_and_another_takes_its_place",
@@ -53,7 +53,7 @@ LOOKING = (
     Row(
         name="pytest-cov",
         works="lines and branches that ranks run, of tests, functions and scripts, in one result; `-n`, `--cov-context=test`, `no_cover`",
-        differs="of a rank that is killed the last tenth of a second may be missing, see [coverage](reference.md#coverage)",
+        differs="of a rank that is killed the last tenth of a second may be missing, see [coverage](reference/coverage.md)",
         tests=(f"{_COVERAGE}::test_pytest_cov", f"{_COVERAGE}::test_pytest_cov_with_xdist"),
     ),
     Row(
@@ -67,7 +67,7 @@ LOOKING = (
         name="pytest",
         what="`breakpoint()`, `--pdb`, `--trace`",
         works="the terminal goes to one rank, while the others and all deadlines wait; `--pdb` looks into the rank that failed first",
-        differs="`--elastic-pdb-rank` chooses the rank, see [debuggers](reference.md#debuggers); a worker of pytest-xdist has no terminal",
+        differs="`--elastic-pdb-rank` chooses the rank, see [debuggers](reference/debuggers.md); a worker of pytest-xdist has no terminal",
         tests=(
             f"{_DEBUGGER}::test_breakpoints",
             f"{_DEBUGGER}::test_post_mortem",
