@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_elastic import role
+
 collect_ignore = ["compare/work"]  # tests that fail on purpose
 
 OTHERS = (
@@ -55,8 +57,11 @@ def inner_sessions_load_what_they_ask_for() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_launcher_of_this_suite_is_seen() -> Iterator[None]:
+def no_launcher_of_this_suite_is_seen(request: pytest.FixtureRequest) -> Iterator[None]:
     """Have inner sessions be on their own, also where this suite itself runs under torchrun, srun or mpirun."""
+    if role(request.config) == "rank":  # of an example: it needs what its agent has told it
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name in _LAUNCHERS or name.startswith(("TORCHELASTIC_RUN", "SLURM_", "OMPI_COMM_", "PMI_", "PMIX_")):

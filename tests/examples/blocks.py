@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from .running import stored
 from .runs import RUNS
@@ -23,6 +23,7 @@ _LANGUAGES: Final = {".py": "python", ".sh": "sh", ".yml": "yaml", ".yaml": "yam
 _FROM: Final = re.compile(r"\s*# \[(\w[\w -]*)\]$")
 _TO: Final = re.compile(r"\s*# \[/(\w[\w -]*)\]$")
 _LEFT_OUT: Final = "..."
+Piece: TypeAlias = str | tuple[str, str]
 
 
 def show(path: str, *parts: str) -> None:
@@ -40,18 +41,25 @@ def show(path: str, *parts: str) -> None:
     _block("\n\n\n".join(_without_comments(text) for text in found), _LANGUAGES.get(Path(path).suffix, ""))
 
 
-def output(name: str, *pieces: str | tuple[str, str]) -> None:
-    """Print what the commands of a run print as a block.
+def output(name: str, *pieces: Piece) -> None:
+    r"""Print what the commands of a run print as a block.
 
     Args:
         name: The name of the run in ``runs.py``.
         *pieces: Which lines: a regular expression that is found in a line, or two of them, for all from the first
-            such line to the next one of the other. Without pieces, what is above the first test is left out.
+            such line to the next one of the other (``\Z``: to the end). Without pieces, what is above the first test is
+            left out. Where there are several commands, each is searched for all of them.
     """
-    lines = []
+    wanted = pieces or (_HEADLESS,)
+    unseen = set(wanted) - {_HEADLESS}
+    transcripts = []
     for command, text in stored(RUNS[name]):
-        lines += [f"$ {command}", *_pieces(name, text.splitlines(), pieces or (_HEADLESS,))]
-    _block("\n".join(lines), "")
+        lines, seen = _pieces(text.splitlines(), wanted)
+        unseen -= seen
+        transcripts.append("\n".join([f"$ {command}", *lines]))
+    if unseen:
+        raise ValueError(f"output: run {name!r} printed no line with {', '.join(map(repr, unseen))}")
+    _block("\n\n".join(transcripts), "")
 
 
 _HEADLESS: Final = (r"^(collected|collecting|record:) ?.*", r"\Z")
@@ -108,22 +116,25 @@ def _without_comments(text: str) -> str:
     return "\n".join(re.sub(r"  # (noqa|type: ignore).*", "", line) for line in lines).strip("\n")
 
 
-def _pieces(name: str, lines: list[str], pieces: tuple[str | tuple[str, str], ...]) -> list[str]:
+def _pieces(lines: list[str], pieces: tuple[Piece, ...]) -> tuple[list[str], set[Piece]]:
+    """Return the lines to show of what a command printed, and which of the pieces are among them."""
     shown: list[str] = []
+    seen: set[Piece] = set()
     at = 0
     for piece in pieces:
         first, last = piece if isinstance(piece, tuple) else (piece, None)
         begin = _find(lines, first, at)
         if begin is None:
-            if pieces == (_HEADLESS,):
-                return lines
-            raise ValueError(f"output: run {name!r} printed no line with {first!r}")
+            continue
         end = len(lines) - 1 if last == r"\Z" else begin if last is None else _find(lines, last, begin)
         if end is None:
-            raise ValueError(f"output: run {name!r} printed no line with {last!r} after one with {first!r}")
+            continue
         shown += [_LEFT_OUT] * (begin > at) + lines[begin : end + 1]
         at = end + 1
-    return shown + [_LEFT_OUT] * (at < len(lines))
+        seen.add(piece)
+    if pieces == (_HEADLESS,) and not seen:
+        return lines, seen
+    return shown + [_LEFT_OUT] * (at < len(lines)), seen
 
 
 def _find(lines: list[str], pattern: str, at: int) -> int | None:

@@ -1,16 +1,16 @@
-"""The examples are collected with the suite, those that fail on purpose are not."""
+"""The examples are collected with the suite, those that fail on purpose, or want a directory of their own, are not."""
 
 from __future__ import annotations
 
 import pytest
 
-collect_ignore_glob = ["*/failing/*"]
+collect_ignore_glob = ["*/failing/*", "*/alone/*"]
 
-SOAK: frozenset[str] = frozenset()
-"""Tests of examples that take seconds, as ``tutorial/test_sums.py::test_x``: ``make soak`` runs them."""
+SOAK = frozenset(("elastic_training/test_lost_node.py::",))
+"""Tests of examples that take seconds, as their ids have them; ``make soak`` runs them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.nodeid.endswith(f"examples/{name}") for name in SOAK):
+        if any(f"tests/examples/{name}" in item.nodeid for name in SOAK):
             item.add_marker(pytest.mark.soak)

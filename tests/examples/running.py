@@ -38,7 +38,9 @@ _OURS: Final = (
     "BUILD_NUMBER",
 )
 """How variables begin that a reader's terminal has not."""
-_SHELL: Final = set("|&;<>()$`*?[#~=%\"'\\")
+_SHELL: Final = set("|&;<>()$`*?[#~\"'\\")
+_BY_SIGNAL: Final = 128
+"""From which on an exit code is a shell's word for the end by a signal."""
 _MASKS: Final = (
     (r"\b\d+\.\d+ ?s\b", "1.00s"),
     (r"\b\d+(\.\d+)? (ms|seconds)\b", "1 s"),
@@ -93,18 +95,21 @@ def _others() -> tuple[str, ...]:
 
 
 def _execute(command: str, answers: tuple[str, ...], code: int, project: Path, environ: dict[str, str]) -> str:
-    execute = _in_a_terminal if answers else _in_a_pipe
-    text, left = execute(command, answers, project, environ)
+    words = shlex.split(command)
+    if answers:
+        text, left = _in_a_terminal(command, answers, project, environ)
+    elif words[0] == "pytest" and not _SHELL & set(command) and code < _BY_SIGNAL:
+        # Without a shell where none is needed, so that the suite can have the session start faster.
+        text, left = _in_a_pipe([sys.executable, "-m", "pytest", *words[1:]], project, environ)
+    else:
+        text, left = _in_a_pipe(["sh", "-c", f"{command}\nexit $?"], project, environ)
     assert left == code, f"{command!r} left with {left}, expected {code}:\n{text}"
     return text
 
 
-def _in_a_pipe(command: str, _: tuple[str, ...], project: Path, environ: dict[str, str]) -> tuple[str, int]:
-    words = shlex.split(command)
-    # Without a shell where none is needed, so that the suite can have the session start faster.
-    plain = words[0] == "pytest" and not _SHELL & set(command)
+def _in_a_pipe(command: list[str], project: Path, environ: dict[str, str]) -> tuple[str, int]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *words[1:]] if plain else ["sh", "-c", command],
+        command,
         cwd=project,
         env=environ,
         stdin=subprocess.DEVNULL,
@@ -137,7 +142,8 @@ def _in_a_terminal(command: str, answers: tuple[str, ...], project: Path, enviro
 def _told(text: str, project: Path) -> str:
     """Return what was printed, with paths as they would be for a reader, and as it looks in the end."""
     text = text.replace(str(project), f"{_HOME}/project").replace(sys.prefix, f"{_HOME}/.venv")
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")).rstrip("\n") + "\n"
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip("\n").split("\n")]
+    return "\n".join(lines) + "\n" if text else ""
 
 
 def stored(each: Run) -> list[tuple[str, str]]:

@@ -31,21 +31,27 @@ class Run:
 
 _COLLATERAL: Final = r"\(ranks? [-,0-9]+ .*\)$"
 """What became of the others: on a busy machine they may be ended before they know that a peer is lost."""
-_TUTORIAL: Final = "tests/examples/tutorial"
+_EXAMPLES: Final = "tests/examples"
+
+
+def _files(folder: str, *names: str) -> dict[str, str]:
+    """Have files of a folder under their own names."""
+    return {name: f"{_EXAMPLES}/{folder}/{name}" for name in names}
+
 
 RUNS: Final = {
     run.name: run
     for run in (
         Run(
             name="sums",
-            files={"test_sums.py": f"{_TUTORIAL}/test_sums.py"},
+            files=_files("tutorial", "test_sums.py"),
             commands=("pytest test_sums.py",),
             quick=True,
         ),
         Run(
             name="maximum",
             varies=(_COLLATERAL,),
-            files={"test_sums.py": f"{_TUTORIAL}/failing/test_sums.py"},
+            files=_files("tutorial/failing", "test_sums.py"),
             commands=("pytest test_sums.py",),
             exits=(1,),
             quick=True,
@@ -53,33 +59,115 @@ RUNS: Final = {
         Run(
             name="maximum-all",
             varies=(_COLLATERAL, r"^-+ Captured log call .*\n(DEBUG .*\n)*"),
-            files={"test_sums.py": f"{_TUTORIAL}/failing/test_sums.py"},
+            files=_files("tutorial/failing", "test_sums.py"),
             commands=("pytest --elastic-show-output=all -k maximum test_sums.py",),
             exits=(1,),
         ),
         Run(
             name="maximum-pdb",
             varies=(_COLLATERAL,),
-            files={"test_sums.py": f"{_TUTORIAL}/failing/test_sums.py"},
+            files=_files("tutorial/failing", "test_sums.py"),
             commands=("pytest --pdb -k maximum test_sums.py",),
             answers=("p rank, largest", "quit"),
             exits=(2,),
         ),
         Run(
             name="average",
-            files={"test_average.py": f"{_TUTORIAL}/failing/test_average.py"},
+            files=_files("tutorial/failing", "test_average.py"),
             commands=("pytest test_average.py",),
             exits=(1,),
         ),
         Run(
             name="average-mended",
-            files={"test_average.py": f"{_TUTORIAL}/test_average.py"},
+            files=_files("tutorial", "test_average.py"),
             commands=("pytest -v test_average.py",),
         ),
         Run(
             name="squares",
-            files={"test_launch.py": f"{_TUTORIAL}/test_launch.py"},
+            files=_files("tutorial", "test_launch.py"),
             commands=("pytest test_launch.py",),
+        ),
+        Run(
+            name="sizes",
+            files=_files("sizes", "test_sizes.py"),
+            commands=("pytest --collect-only -q test_sizes.py",),
+        ),
+        Run(
+            name="cuda",
+            files=_files("sizes", "test_cuda.py"),
+            commands=("pytest -rs test_cuda.py",),
+        ),
+        Run(
+            name="never",
+            files=_files("elastic_training/failing", "test_never.py"),
+            commands=("pytest test_never.py",),
+            exits=(1,),
+        ),
+        Run(
+            name="log-dir",
+            files=_files("see", "test_train.py"),
+            commands=("pytest test_train.py --elastic-log-dir=logs", "find logs -type f | sort"),
+            exits=(0, 0),
+            varies=(r"elastic-[\w-]+/([0-9a-f]{12}/)?",),
+        ),
+        Run(
+            name="shown",
+            files={
+                "test_rank_2_fails.py": "examples/failing/test_rank_2_fails.py",
+                "test_sums.py": f"{_EXAMPLES}/tutorial/test_sums.py",
+            },
+            commands=("pytest --elastic-report=report.html --elastic-trace=trace.json --elastic-durations=3",),
+            exits=(1,),
+            varies=(_COLLATERAL, r"^ +\d+\.\d+ .*", r"\[rank 2\].*"),
+        ),
+        Run(
+            name="covered",
+            files=_files("coverage/alone", "shards.py", "test_shards.py"),
+            commands=("pytest --cov=shards --cov-branch test_shards.py",),
+            plugins=("pytest_cov",),
+        ),
+        Run(
+            name="breakpoint",
+            files=_files("debug/failing", "test_shard.py"),
+            commands=("pytest test_shard.py --elastic-pdb-rank=2",),
+            answers=("p shard", "n", "n", "p mean", "c"),
+        ),
+        Run(
+            name="post-mortem",
+            files=_files("debug/failing", "test_fails.py"),
+            commands=("pytest test_fails.py --pdb",),
+            answers=("p shard", "quit"),
+            exits=(2,),
+            varies=(_COLLATERAL,),
+        ),
+        Run(
+            name="go-on",
+            files=_files("go_on/failing", "test_steps.py"),
+            commands=("pytest -v --tb=line --elastic-record=record",) * 3,
+            exits=(137, 1, 1),
+            varies=(r"(?<=in )\d+\.\d+s",),
+        ),
+        Run(
+            name="hooks",
+            files=_files("configure/alone", "conftest.py", "test_hooks.py"),
+            commands=("pytest test_hooks.py",),
+            quick=True,
+        ),
+        Run(
+            name="database",
+            files=_files("configure/alone/database", "conftest.py", "test_database.py"),
+            commands=("pytest test_database.py",),
+        ),
+        Run(
+            name="epoch",
+            files=_files("hang/failing", "test_epoch.py"),
+            commands=("pytest test_epoch.py",),
+            exits=(1,),
+        ),
+        Run(
+            name="cluster",
+            files={"test_cluster.py": "examples/cluster/test_cluster.py"},
+            commands=("pytest -v test_cluster.py",),
         ),
     )
 }

@@ -1,0 +1,3 @@
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.started = ["the database"]
