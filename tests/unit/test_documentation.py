@@ -1,0 +1,69 @@
+"""Pages name what is there: links lead somewhere, and the drawing of the architecture has the folders that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGE: Final = ROOT / "pytest_elastic"
+FOLDERS: Final = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+_LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+_FENCED: Final = re.compile(r"^(`{3,})[^`]*?^\1$", re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+    return _FENCED.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name after ``#``, as GitHub and MyST make it of the headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(page: Path) -> Iterator[str]:
+    for target in _LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if not found.exists() or not found.is_relative_to(ROOT):
+            yield f"{target}: no such file"
+        elif anchor and found.suffix == ".md" and anchor not in anchors(found):
+            yield f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    assert not list(broken(page))
+
+
+def test_architecture_has_the_folders_that_exist() -> None:
+    drawn = (ROOT / "docs/architecture.svg").read_text()
+    assert set(re.findall(r">(\w+)/<", drawn)) == FOLDERS
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)) == FOLDERS
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    assert set(re.findall(r"^\| `pytest_elastic/(\w+)/` \|", contributing, re.MULTILINE)) <= FOLDERS
+
+
+def test_architecture_names_files_that_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    drawn = (ROOT / "docs/architecture.svg").read_text()
+    named = re.findall(r"`((?:\w+/)*\w+\.py)`", page) + re.findall(r"\b(\w+\.py)\b", drawn)
+    absent = [name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()]
+    assert named
+    assert not absent
+
+
+def test_drawings_are_told_in_words() -> None:
+    for drawing in (ROOT / "docs").glob("*.svg"):
+        text = drawing.read_text()
+        assert "<title" in text
+        assert "<desc" in text
