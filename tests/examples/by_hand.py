@@ -12,6 +12,7 @@ BY_HAND: Final[dict[str, dict[str, str]]] = {
     "CONTRIBUTING.md": {
         "make demo": TO_TYPE,
         ".venv/bin/python -m ruff": TO_TYPE,
+        ".venv/bin/python -m tests.examples": TO_TYPE,
         "for core in": TO_TYPE,
     },
     "docs/how-to/configure.md": {
@@ -41,6 +42,10 @@ BY_HAND: Final[dict[str, dict[str, str]]] = {
     "docs/reference/shown.md": {
         "test_slow: rank 2 running": "a line of a terminal that is gone a moment later",
     },
+    "README.md": {
+        "make demo": TO_TYPE,
+        "$ pytest --elastic-spawn=forkserver": TO_TYPE,
+    },
     "docs/robustness.md": {
         "pytest tests/robustness": TO_TYPE,
     },
@@ -56,6 +61,3 @@ MADE_ELSEWHERE: Final = {
     "docs/plugins.md": "made by tests/plugins/page.py",
 }
 """Pages that are made as a whole."""
-
-NOT_YET: Final = frozenset({"README.md"})
-"""Pages whose blocks have no files yet."""

@@ -169,5 +169,22 @@ RUNS: Final = {
             files={"test_cluster.py": "examples/cluster/test_cluster.py"},
             commands=("pytest -v test_cluster.py",),
         ),
+        Run(
+            name="dist-sum",
+            files={"examples/test_dist_sum.py": "examples/test_dist_sum.py"},
+            commands=("pytest -v examples/test_dist_sum.py",),
+        ),
+        Run(
+            name="tagged",
+            files=_files("readme/alone", "test_tagged.py"),
+            commands=("PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 pytest -p elastic --elastic-nproc=3 test_tagged.py",),
+        ),
+        Run(
+            name="rank-2",
+            files={"examples/failing/test_rank_2_fails.py": "examples/failing/test_rank_2_fails.py"},
+            commands=("pytest examples/failing/test_rank_2_fails.py",),
+            exits=(1,),
+            varies=(_COLLATERAL,),
+        ),
     )
 }

@@ -9,6 +9,8 @@ from typing import Final
 
 import pytest
 
+import pytest_elastic
+
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGE: Final = ROOT / "pytest_elastic"
@@ -60,6 +62,13 @@ def test_architecture_names_files_that_exist() -> None:
     absent = [name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()]
     assert named
     assert not absent
+
+
+def test_everything_public_is_on_the_page_about_the_api() -> None:
+    page = (ROOT / "docs/reference/api.md").read_text()
+    assert set(re.findall(r"auto\w+:: pytest_elastic\.(\w+)(?:\(\))?$", page, re.MULTILINE)) == set(
+        pytest_elastic.__all__
+    ) | {"hookspecs"}
 
 
 def test_drawings_are_told_in_words() -> None:
