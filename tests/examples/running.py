@@ -48,7 +48,7 @@ _MASKS: Final = (
     (r"\b(pid|port|process) \d+", r"\1 1"),
     (r"/tmp/[\w./-]+", "/tmp/x"),
     (r'File "[^"]*/site-packages/.*', "File x"),
-    (r"(127\.0\.0\.1|localhost):\d+", r"\1:1"),
+    (r"(127\.0\.0\.1\]?|localhost):\d+", r"\1:1"),
     (r"[=_-]{5,}", "==="),
     (r" +\[ *\d+%\]", " [1%]"),
     (r"^(platform|plugins:|rootdir:|configfile:).*\n", ""),

@@ -1,13 +1,14 @@
 import os
 
 import pytest
-import torch
 
 from pytest_elastic import WorkerFailedError
 
 
 @pytest.mark.elastic(nproc=2)
 def test_ranks_are_prepared():
+    import torch
+
     assert torch.are_deterministic_algorithms_enabled()
 
 
