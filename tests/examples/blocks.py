@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,6 +23,7 @@ _FOLDERS: Final = ("tests/examples/", "examples/", "tests/integration/existing/"
 _LANGUAGES: Final = {".py": "python", ".sh": "sh", ".yml": "yaml", ".yaml": "yaml", ".toml": "toml", ".ini": "ini"}
 _FROM: Final = re.compile(r"\s*# \[(\w[\w -]*)\]$")
 _TO: Final = re.compile(r"\s*# \[/(\w[\w -]*)\]$")
+_DEFINES: Final = re.compile(r"def |class |async |@")
 _LEFT_OUT: Final = "..."
 Piece: TypeAlias = str | tuple[str, str]
 
@@ -37,8 +39,12 @@ def show(path: str, *parts: str) -> None:
     if not path.startswith(_FOLDERS):
         raise ValueError(f"show: {path!r} is in none of {', '.join(_FOLDERS)}, whose files the suite runs")
     source = (ROOT / path).read_text()
-    found = [part_of(source, part, path) for part in parts] if parts else [source]
-    _block("\n\n\n".join(_without_comments(text) for text in found), _LANGUAGES.get(Path(path).suffix, ""))
+    found = [_without_comments(part_of(source, part, path)) for part in parts] or [_without_comments(source)]
+    text = found[0]
+    for before, after in pairwise(found):
+        apart = "\n\n\n" if _DEFINES.match(after) or _DEFINES.match(before) else "\n\n"
+        text += apart + after
+    _block(text, _LANGUAGES.get(Path(path).suffix, ""))
 
 
 def output(name: str, *pieces: Piece) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 collect_ignore_glob = ["*/failing/*", "*/alone/*"]
 
-SOAK = frozenset(("elastic_training/test_lost_node.py::",))
+SOAK = frozenset(("elastic_training/test_lost_node.py::", "failures/test_failures.py::test_hang"))
 """Tests of examples that take seconds, as their ids have them; ``make soak`` runs them."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,11 @@ def test_every_example_is_run() -> None:
 
 def test_every_output_belongs_to_a_run() -> None:
     assert {path.stem for path in OUTPUT.glob("*.txt")} == set(RUNS)
+
+
+def test_outputs_name_no_place_of_this_machine() -> None:
+    ours = (str(ROOT), sys.prefix, tempfile.gettempdir() + "/", str(Path.home()) + "/.")
+    assert not [path.name for path in OUTPUT.glob("*.txt") if any(place in path.read_text() for place in ours)]
 
 
 @pytest.mark.parametrize(

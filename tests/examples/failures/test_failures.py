@@ -43,7 +43,7 @@ def sleep_on_rank_1():
 
 def test_hang(elastic_launch):
     with pytest.raises(ElasticTimeoutError) as hung:
-        elastic_launch(sleep_on_rank_1, nproc=2, timeout=2)
+        elastic_launch(sleep_on_rank_1, nproc=2, timeout=5)
     assert "in sleep_on_rank_1" in hung.value.stacks[1]
 
 
