@@ -12,6 +12,7 @@ import ast
 import re
 from itertools import pairwise
 from pathlib import Path
+from posixpath import normpath
 from typing import Final, TypeAlias
 
 from .running import stored
@@ -66,6 +67,15 @@ def output(name: str, *pieces: Piece) -> None:
     if unseen:
         raise ValueError(f"output: run {name!r} printed no line with {', '.join(map(repr, unseen))}")
     _block("\n\n".join(transcripts), "")
+
+
+def section(path: str, heading: str) -> None:
+    """Print what is below a heading of another page, for a page in the root of the repository."""
+    text = (ROOT / path).read_text()
+    body = re.split(rf"^#+ {re.escape(heading)}\n", text, flags=re.MULTILINE)[1]
+    body = re.split(r"^#", body, maxsplit=1, flags=re.MULTILINE)[0].strip()
+    folder = Path(path).parent.as_posix()
+    print(re.sub(r"\]\((?!\w+:)([^)\s]+)\)", lambda link: f"]({normpath(f'{folder}/{link[1]}')})", body))
 
 
 _HEADLESS: Final = (r"^(collected|collecting|record:) ?.*", r"\Z")

@@ -14,7 +14,7 @@ from typing import Final
 from cogapp import Cog
 
 ROOT: Final = Path(__file__).parents[2]
-_COG: Final = ("--verbosity=1", "-P", "-p", "from tests.examples.blocks import output, show")
+_COG: Final = ("--verbosity=1", "-P", "-p", "from tests.examples.blocks import output, section, show")
 _FENCE: Final = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 
 
