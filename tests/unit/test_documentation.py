@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 import pytest_elastic
+from pytest_elastic.options import SETTINGS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,6 +70,15 @@ def test_everything_public_is_on_the_page_about_the_api() -> None:
     assert set(re.findall(r"auto\w+:: pytest_elastic\.(\w+)(?:\(\))?$", page, re.MULTILINE)) == set(
         pytest_elastic.__all__
     ) | {"hookspecs"}
+
+
+def test_every_setting_is_on_the_page_about_settings() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    rows = re.findall(r"^\| (?:`(\w+)`)? *\| (?:`(--[\w-]+)`)? *\| (?:`(\w+)`)? *\|", page, re.MULTILINE)
+    arguments, options, keys = ({name for name in column if name} for column in zip(*rows, strict=True))
+    assert arguments == {setting.name for setting in SETTINGS.values() if setting.launch}
+    assert options == {setting.flag_name for setting in SETTINGS.values() if setting.option}
+    assert keys == {setting.ini for setting in SETTINGS.values() if setting.in_ini}
 
 
 def test_drawings_are_told_in_words() -> None:
