@@ -17,6 +17,8 @@ myst_links_external_new_tab = False
 highlight_language = "none"
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = "pytest-elastic"
 html_show_sphinx = False
 html_show_copyright = False
