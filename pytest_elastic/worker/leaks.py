@@ -18,6 +18,8 @@ import pytest
 from pytest_elastic import kernel
 
 _MOST_NAMES: Final = 5
+_TORCHS: Final = frozenset((b"TORCHINDUCTOR_CACHE_DIR", b"TRITON_CACHE_DIR"))
+"""Variables in which torch's compiler keeps its directories when it is first needed, be that by a DDP."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +163,8 @@ class LeakWatch:
         return Leaks(told=tuple(told), spoilt=not group_is_right or lasting or running or is_lost)
 
     def _put_variables_back(self, now: State) -> list[str]:
+        for name in (_TORCHS & now.environ.keys()) - self._environ.keys():
+            self._environ[name] = now.environ[name]
         names = sorted(_differing(now.environ, self._environ))
         for name in names:
             _put(os.environb, name, self._environ.get(name))

@@ -75,6 +75,18 @@ def test_of_many_variables_some_are_named(watch: LeakWatch) -> None:
     assert "LEAK_6" not in os.environ
 
 
+def test_what_torchs_compiler_sets_is_no_tests(watch: LeakWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    watch.begin(lambda: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")  # as the first DDP does
+    assert watch.look() == NOTHING
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/cache"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "/another"
+    assert watch.look().told == ("left the environment changed (TORCHINDUCTOR_CACHE_DIR), which was put back",)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/cache"
+
+
 def test_the_directory_is_put_back(watch: LeakWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Path.cwd()
     monkeypatch.chdir(tmp_path)
