@@ -32,6 +32,7 @@ class Run:
 _COLLATERAL: Final = r"\(ranks? [-,0-9]+ .*\)$"
 """What became of the others: on a busy machine they may be ended before they know that a peer is lost."""
 _EXAMPLES: Final = "tests/examples"
+_PROJECT: Final = "examples/project"
 
 
 def _files(folder: str, *names: str) -> dict[str, str]:
@@ -42,6 +43,37 @@ def _files(folder: str, *names: str) -> dict[str, str]:
 RUNS: Final = {
     run.name: run
     for run in (
+        Run(
+            name="project",
+            files={
+                path: f"{_PROJECT}/{path}"
+                for path in (
+                    "pyproject.toml",
+                    "src/evenly/__init__.py",
+                    "src/evenly/__main__.py",
+                    "src/evenly/data.py",
+                    "src/evenly/training.py",
+                    "tests/conftest.py",
+                    "tests/test_data.py",
+                    "tests/test_training.py",
+                )
+            },
+            commands=(
+                # The command of its continuous integration.
+                "pytest --junitxml=build/junit.xml --elastic-report=build/elastic.html --elastic-log-dir=build/logs",
+            ),
+            quick=True,
+        ),
+        Run(
+            name="gpus",
+            files=_files("gpus", "test_on_what_is_there.py"),
+            commands=("pytest -v test_on_what_is_there.py -rs",),
+        ),
+        Run(
+            name="pipeline",
+            files=_files("pipeline", "test_pipeline.py"),
+            commands=("pytest -v test_pipeline.py",),
+        ),
         Run(
             name="sums",
             files=_files("tutorial", "test_sums.py"),

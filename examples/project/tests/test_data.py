@@ -1,6 +1,7 @@
 """Which samples a rank reads: a function that needs no ranks, and what comes of it on some."""
 
 import pytest
+
 from evenly import share_of
 
 

@@ -4,11 +4,12 @@ import tempfile
 import threading
 from pathlib import Path
 
-import evenly
 import pytest
 import torch.distributed as dist
-from evenly import train
 from pytest_elastic import KillRank
+
+import evenly
+from evenly import train
 
 
 @pytest.mark.elastic(nproc=[1, 2], backend="gloo")

@@ -71,8 +71,8 @@ def test_weights_stay_equal(model, batch, rank, world_size, elastic_gather):
 def test_every_sample_is_seen_once(world_size, elastic_gather):
     sampler = DistributedSampler(range(10), seed=7)
     sampler.set_epoch(3)
-    seen = elastic_gather(list(sampler))
-    assert sorted(sum(seen, [])) == list(range(10))
+    seen = [index for part in elastic_gather(list(sampler)) for index in part]
+    assert sorted(seen) == list(range(10))
 
 
 def test_ranks_with_fewer_batches(model, rank):
