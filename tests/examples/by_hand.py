@@ -39,6 +39,9 @@ BY_HAND: Final[dict[str, dict[str, str]]] = {
         "node 1 (host1) was lost": HOSTS,
         "elastic: 4 ranks in place": HOSTS,
     },
+    "docs/migrating/torchrun.md": {
+        "torchrun --nproc-per-node=2": TO_TYPE,
+    },
     "docs/reference/shown.md": {
         "test_slow: rank 2 running": "a line of a terminal that is gone a moment later",
     },
