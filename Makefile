@@ -1,16 +1,21 @@
-# make demo    install into .venv and run the examples
-# make test    install what development needs as well, and run every check
-# make bench   measure, beside others that start ranks; tables and a plot go to build/bench
-# make soak    hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
-#              20 times 40 tests on workers of pytest-xdist; random tests with random faults for SOAK_MINUTES (10)
-# make compare the same failures under this plugin and under its peers; writes docs/comparison.md
-# make docs    build the documentation into build/docs, in an environment without torch
-# make clean   remove .venv and what tools left behind
+# make demo      install into .venv and run the examples
+# make test      install what development needs as well, and run every check
+# make bench     measure, beside others that start ranks; tables and a plot go to build/bench
+# make soak      hundreds of launches: the right culprit each time, and none that stalls; every failure, spawned;
+#                20 times 40 tests on workers of pytest-xdist; random tests with random faults for SOAK_MINUTES (10)
+# make compare   the same failures under this plugin and under its peers; writes docs/comparison.md
+# make docs      build the documentation into build/docs, in an environment without torch
+# make migrating the tests of the migration guides as they were, under what they were written for;
+#                DEEPSPEED_TESTS names the directory `tests` of a checkout of DeepSpeed
+# make dist      build sdist and wheel into dist, and check them in an environment of their own
+# make changelog move the fragments of changelog.d into CHANGELOG.md, under the version of pyproject.toml
+# make help      print this
+# make clean     remove .venv and what tools left behind
 #
 # Another interpreter: make clean, then make demo PYTHON=python3.13
 
 .POSIX:
-.PHONY: demo test bench soak compare docs clean
+.PHONY: demo test bench soak compare docs migrating dist changelog help clean
 
 PYTHON = python3
 VENV = .venv
@@ -64,8 +69,29 @@ docs: $(DOCS)/.installed
 	@$(DOCS)/bin/python -m sphinx -n -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "The documentation is in build/docs/index.html."
 
+migrating: $(VENV)/.installed-development
+	@test -x .venv-migrating/bin/python || $(PYTHON) -m venv .venv-migrating
+	@echo "Installing what the tests were written for into .venv-migrating, which takes a while the first time ..."
+	@.venv-migrating/bin/python -m pip install -qq --disable-pip-version-check \
+		-r tests/examples/migrating/requirements.txt
+	@$(RUN) pytest -m soak -rs tests/examples/test_migrating.py
+
+dist: $(VENV)/.installed-development
+	@$(INSTALL) --group release
+	@rm -rf dist
+	@$(RUN) build --outdir dist .
+	@$(RUN) twine check --strict dist/*
+	@$(VENV)/bin/python release/check.py dist
+
+changelog: $(VENV)/.installed-development
+	@$(RUN) towncrier build --yes --version "$$($(VENV)/bin/python -c 'import pytest_elastic; print(pytest_elastic.__version__)')"
+
+# The lines at the beginning of this file.
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
 clean:
-	rm -rf $(VENV) $(DOCS) .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(DOCS) .venv-peers .venv-migrating .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp file stands for an installation: it is made again when the requirements have changed.
