@@ -2,6 +2,7 @@
 
 import pytest_elastic
 import torch
+import torch._dynamo  # the first DDP would import it, on each rank anew; ranks are forked from what is imported here
 
 
 @pytest_elastic.controller_fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 import torch.distributed as dist
 from pytest_elastic import KillRank
 
-import evenly
 from evenly import train
+from evenly.__main__ import main
 
 
 @pytest.mark.elastic(nproc=[1, 2], backend="gloo")
@@ -47,5 +47,5 @@ def test_goes_on_after_a_lost_rank(elastic_launch, points, tmp_path):
 
 
 def test_command_line(elastic_launch, points, tmp_path):
-    result = elastic_launch(Path(evenly.__file__).with_name("__main__.py"), points, tmp_path, "--steps", 50, nproc=2)
+    result = elastic_launch(main, [str(points), str(tmp_path), "--steps=50"], nproc=2)
     assert result.stdout[0].splitlines()[-1] == "y = 3.00 x + 1.00"
