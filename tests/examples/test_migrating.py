@@ -54,7 +54,7 @@ RUNS = {
     "deepspeed": Before(
         package="deepspeed",
         arguments=("-p", "conftest"),
-        # So many devices are on the CPU, where DeepSpeed otherwise counts sockets.
+        # So many devices has the CPU; DeepSpeed counts its NUMA nodes otherwise.
         variables={"PYTHONPATH": DEEPSPEED, "LOCAL_SIZE": "2"},
         outcomes={"passed": 4, "skipped": 1},
     ),

@@ -1,4 +1,4 @@
-"""A sharded counter and its checkpoint, tested with the classes of DeepSpeed's test suite."""
+"""Averaging over ranks, and a checkpoint that another number of ranks loads, tested with DeepSpeed's classes."""
 
 import deepspeed.comm as dist
 import pytest
@@ -14,7 +14,6 @@ def average(tensor):
 @pytest.mark.parametrize("size", [1, 1000])
 class TestAverage(DistributedTest):
     world_size = [1, 2]
-    requires_cuda_env = False
 
     def test(self, size):
         tensor = torch.full((size,), float(dist.get_rank()))
@@ -30,7 +29,6 @@ class TestAverage(DistributedTest):
 
 class saved_by_two(DistributedFixture):  # noqa: N801 - the name of the class is that of the fixture
     world_size = 2
-    requires_cuda_env = False
 
     def run(self, class_tmpdir):
         torch.save(torch.arange(4)[dist.get_rank() :: 2], class_tmpdir.join(f"{dist.get_rank()}.pt"))
@@ -38,7 +36,6 @@ class saved_by_two(DistributedFixture):  # noqa: N801 - the name of the class is
 
 class TestLoad(DistributedTest):
     world_size = 1
-    requires_cuda_env = False
 
     def test(self, saved_by_two, class_tmpdir):
         parts = [torch.load(class_tmpdir.join(f"{rank}.pt")) for rank in range(2)]

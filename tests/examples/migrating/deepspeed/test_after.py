@@ -1,4 +1,4 @@
-"""A sharded counter and its checkpoint, tested with the marker and a fixture that launches."""
+"""Averaging over ranks, and a checkpoint that another number of ranks loads, tested with the marker."""
 
 import pytest
 import torch
