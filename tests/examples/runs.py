@@ -65,6 +65,12 @@ RUNS: Final = {
             quick=True,
         ),
         Run(
+            name="apart",
+            files=_files("hang/failing", "test_loss.py"),
+            commands=("pytest test_loss.py --elastic-debug=collectives",),
+            exits=(1,),
+        ),
+        Run(
             name="gpus",
             files=_files("gpus", "test_on_what_is_there.py"),
             commands=("pytest -v test_on_what_is_there.py -rs",),
