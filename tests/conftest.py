@@ -21,6 +21,7 @@ OTHERS = (
     "html",
     "html_fixtures",
     "metadata",
+    "platformdirs",
     "pretty",
     "pytest-describe",
     "pytest-split",
@@ -36,7 +37,7 @@ OTHERS = (
     "syrupy",
     "timeout",
 )
-"""Entry points of the plugins that the group ``test`` installs for the tests of living together with them."""
+"""Entry points of plugins that are installed beside this one; most are in the group ``test``, to be tested with it."""
 _WITHOUT_THE_OTHERS = " ".join(f"-p no:{name}" for name in (*OTHERS, "hypothesispytest"))
 """Nor the one that only this suite itself uses, which takes a quarter of the time of a small session."""
 
