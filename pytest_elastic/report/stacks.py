@@ -15,7 +15,7 @@ _TELLING: Final = ("hypothesis_example_ended",)
 """Functions that say more of where a rank is than the one that the user called."""
 _INTERNAL: Final = re.compile(
     rf"""^<(string|frozen\ )
-    | [/\\](site|dist)-packages[/\\]({"|".join(_PACKAGES)})[/\\]
+    | [/\\](site|dist)-packages[/\\](({"|".join(_PACKAGES)})[/\\]|typing_extensions\.py$)   # which wraps torch's
     | [/\\]lib[/\\]python3\.\d+[/\\](?!(site|dist)-packages)   # the standard library
     """,
     re.VERBOSE,

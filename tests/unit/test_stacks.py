@@ -49,6 +49,15 @@ def test_where_sees_through_the_standard_library() -> None:
     assert where(stack) == "wait_for at test_x.py:3"
 
 
+def test_where_sees_through_what_wraps_deprecated_functions() -> None:
+    stack = """Current thread 0x1:
+  File "/venv/lib/python3.12/site-packages/torch/distributed/distributed_c10d.py", line 327 in reduce_scatter_tensor
+  File "/venv/lib/python3.12/site-packages/typing_extensions.py", line 3140 in wrapper
+  File "/p/test_x.py", line 3 in spin
+"""
+    assert where(stack) == "reduce_scatter_tensor at test_x.py:3"
+
+
 def test_where_knows_nothing_of_an_empty_stack() -> None:
     assert where("") == ""
     assert where("Fatal Python error: Segmentation fault\n") == ""
