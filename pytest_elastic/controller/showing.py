@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -94,6 +96,12 @@ def begin(config: pytest.Config, given: Mapping[str, Given], environ: Mapping[st
     for name, path in paths.items():
         if path is not None and path.is_dir():
             raise pytest.UsageError(f"{given[name].source}: {given[name].value!r} is a directory, expected a file")
+    page, trace = paths["report"], paths["trace"]
+    if page is not None and trace is not None and page.resolve() == trace.resolve():
+        raise pytest.UsageError(
+            f"{given['report'].source} and {given['trace'].source}: got {given['trace'].value!r} for both, "
+            "expected two files"
+        )
     for name in ("report", "serve"):
         if name in given and given[name].value and importlib.util.find_spec("jinja2") is None:
             raise pytest.UsageError(
@@ -193,9 +201,14 @@ class Showing:
 
             self._server = PageServer(lambda: self._page(live=True), self._state)
             reporter = self._config.pluginmanager.getplugin("terminalreporter")
+            line = f"elastic page: {self._server.url}"
             if reporter is not None:
-                reporter.write_line(f"elastic page: {self._server.url}")
+                reporter.write_line(line)
                 reporter.flush()  # whoever reads a pipe wants to look now
+            else:
+                capture = self._config.pluginmanager.getplugin("capturemanager")
+                with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+                    print(line, file=sys.stderr, flush=True)  # without it nobody would know where the page is
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Take note that a test begins."""

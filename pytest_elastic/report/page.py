@@ -115,8 +115,8 @@ def _cut_outputs(test: dict[str, Any]) -> None:
     for launch in test["launches"]:
         for lane in launch["lanes"]:
             for stream in ("stdout", "stderr"):
-                if len(lane.get(stream, "")) > _CUT:
-                    lane[stream] = "... " + lane[stream][-_CUT:]
+                if stream in lane:
+                    lane[stream] = _end_of(lane[stream])
 
 
 def _drop_outputs_of_passed(test: dict[str, Any]) -> None:
@@ -132,8 +132,25 @@ def _drop_outputs(test: dict[str, Any]) -> None:
     test["sections"] = []
 
 
+def _cut_texts(test: dict[str, Any]) -> None:
+    test["texts"] = [(title, _end_of(text)) for title, text in test["texts"]]
+    for launch in test["launches"]:
+        launch["traceback"] = _end_of(launch["traceback"])
+        launch["stacks"] = []
+        for lane in launch["lanes"]:
+            lane.pop("collectives", None)
+
+
+def _end_of(text: str) -> str:
+    return text if len(text) <= _CUT else "... " + text[-_CUT:]
+
+
 _SHORTER: Final[tuple[tuple[str, Callable[[dict[str, Any]], None]], ...]] = (
     ("Of what ranks wrote only the ends are here: it was too much.", _cut_outputs),
     ("What ranks of tests that passed wrote is not here: it was too much.", _drop_outputs_of_passed),
     ("What ranks wrote is not here: it was too much.", _drop_outputs),
+    (
+        "What ranks wrote is not here, nor stacks and collectives, and of tracebacks only the ends: it was too much.",
+        _cut_texts,
+    ),
 )

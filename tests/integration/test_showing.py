@@ -178,6 +178,10 @@ def test_a_session_that_goes_on_shows_what_was_over(pytester: pytest.Pytester) -
     [
         (["--elastic-report=."], "--elastic-report: '.' is a directory, expected a file"),
         (["--elastic-report="], "--elastic-report: got '', expected the path of a file"),
+        (
+            ["--elastic-report=one", "--elastic-trace=./one"],
+            "--elastic-report and --elastic-trace: got './one' for both, expected two files",
+        ),
         (["--elastic-durations=-1"], "--elastic-durations: got '-1', expected an int >= 0"),
         (
             ["-p", "hides_jinja", "--elastic-report=page.html"],
@@ -191,3 +195,8 @@ def test_what_cannot_be_done_is_told_in_one_line(pytester: pytest.Pytester, args
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [text for text in result.errlines if text.strip()] == [f"ERROR: {line}"]
+
+
+def test_the_address_of_the_page_is_told_without_a_terminal_reporter_too(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:terminal", "--elastic-serve")
+    result.stderr.re_match_lines([r"elastic page: http://127\.0\.0\.1:\d+/.+/$"])

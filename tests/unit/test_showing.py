@@ -79,6 +79,16 @@ def test_what_ranks_wrote_is_left_out_where_it_is_too_much() -> None:
     assert lanes[0]["spans"]
 
 
+def test_long_tracebacks_are_shortened_where_they_are_too_much() -> None:
+    tests = samples.session()
+    tests[0].texts = [("Call failed", "a" * 100_000 + "the end")]
+    packed, note = pack(tests, 1)
+    assert note.endswith("of tracebacks only the ends: it was too much.")
+    [(_, text)] = json.loads(zlib.decompress(base64.b64decode(packed)))["tests"][0]["texts"]
+    assert len(text) < 1_000
+    assert text.endswith("the end")
+
+
 def test_the_worst_of_its_phases_is_the_outcome_of_a_test() -> None:
     session = SeenSession()
     data = to_data(samples.fails())
