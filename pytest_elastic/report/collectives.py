@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ _KEPT: Final = 16
 _MOST: Final = 4_000_000
 _SAME_ON_ALL: Final = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter")
 """Operations in which all ranks put in tensors of one shape and dtype."""
+_SHAPE: Final = re.compile(r"\[[\d, ]*\]")
 _DEFAULT: Final = "default_pg"
 _UNNAMED: Final = ("", "undefined", _DEFAULT)
 
@@ -114,7 +117,9 @@ def read_collectives(directory: Path) -> tuple[Collective, ...]:
     now = _read_now(directory / NOW_NAME)
     if now is not None and now.time_ns >= begin_ns and all(each.time_ns < now.time_ns for each in found):
         found.append(now)
-    return tuple(found[-_KEPT:])
+    # What a rank waits for may have begun long before its last.
+    waited = next((each for each in found[:-_KEPT] if each.ended is False), None)
+    return (*([waited] if waited else []), *found[-_KEPT:])
 
 
 def _read_lines(file: Path) -> Iterator[list[Any]]:
@@ -190,10 +195,11 @@ def collectives_text(ranks: Sequence[RankRecord]) -> str:
     if not any(begun for _, begun in kept):
         return ""
     places: dict[str, list[int]] = defaultdict(list)
+    woken = any(rank.was_stopped for rank in ranks)
     for rank, begun in kept:
         # What it did after it was woken for its stacks does not count.
         stopped = "was stopped by a signal (SIGSTOP)" if rank.was_stopped else ""
-        places[stopped or _place(begun, lost_peer=_lost_peer(rank))].append(rank.id.rank)
+        places[stopped or _place(begun, lost_peer=_lost_peer(rank), woken=woken)].append(rank.id.rank)
     # The odd ones first: they are what one looks for.
     groups = sorted(places.items(), key=lambda group: len(group[1]))
     return "\n".join(f"{named(numbers, ranks)}: {place}" for place, numbers in groups)
@@ -235,15 +241,19 @@ def _first_that_differs(kept: Mapping[int, Sequence[Collective]], group: str) ->
     return next((by_number[seq] for seq in sorted(by_number) if _differ(list(by_number[seq].values()))), {})
 
 
-def _place(begun: Sequence[Collective], *, lost_peer: bool) -> str:
+def _place(begun: Sequence[Collective], *, lost_peer: bool, woken: bool) -> str:
     if not begun:
         return "has begun none"
     last = begun[-1]
     if lost_peer:  # for the recorder one that fails has ended
         return f"failed in {last}"
+    first = next((each for each in begun if each.ended is False), last)
+    # It may be that one that it waits for.
+    more = "" if first is last else f"; the first that has not ended is {first}"
     if last.ended:
-        return f"at none, its last was {last}"
-    return f"at {last}" if last.ended is False else f"its last was {last}"
+        # What waited for a rank that was woken for its stacks may have ended since.
+        return f"{'' if more or woken else 'at none, '}its last was {last}{more}"
+    return f"{'at' if last.ended is False else 'its last was'} {last}{more}"
 
 
 def _lost_peer(rank: RankRecord) -> bool:
@@ -254,4 +264,11 @@ def _lost_peer(rank: RankRecord) -> bool:
 def _differ(begun: Sequence[Collective]) -> bool:
     if len({each.operation for each in begun}) > 1:
         return True
-    return begun[0].operation in _SAME_ON_ALL and len({each.tensors for each in begun}) > 1
+    if begun[0].operation == "reduce_scatter" and len({each.made > 0 for each in begun}) > 1:
+        return False  # gloo makes others of it: what the recorder has is not what was called
+    return begun[0].operation in _SAME_ON_ALL and len({_sizes(each.tensors) for each in begun}) > 1
+
+
+def _sizes(tensors: str) -> str:
+    """Return the tensors with the number of their elements: shapes may be others where that is the same."""
+    return _SHAPE.sub(lambda found: str(prod(int(size) for size in re.findall(r"\d+", found[0]))), tensors)

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import functools
 import itertools
-import json
 import mmap
 import os
 import pickle
@@ -23,6 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from json import dumps  # a test may replace that of the module
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Final
@@ -39,6 +39,8 @@ _RECORDED: Final = "64"
 """How many torch's recorder keeps, unless the user has said so."""
 _WRITTEN: Final = 16
 """How many of them are written down in one turn."""
+_LOOKS: Final = 5
+_MOMENT: Final = 0.002
 _FRAMES: Final = 40
 _TENSORS: Final = 3
 _BUSY: Final = 1.0
@@ -104,11 +106,12 @@ class KeptCollectives(Measurement):
         self._calls: deque[_Call] = deque(maxlen=int(_RECORDED))
         self._pairs: deque[_Pair] = deque(maxlen=_WRITTEN)
         self._pair_numbers = itertools.count(-1, -1)
+        self._names: dict[int, tuple[str, str]] = {}
         # Read when the first process group is made.
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", _RECORDED)
         self._now = _mapped(directory / NOW_NAME)
         when_imported("torch.distributed.distributed_c10d", self._listen)
-        self._turns = Regularly(self.save, interval=_INTERVAL)
+        self._turns = Regularly(self._write, interval=_INTERVAL)
         atexit.register(self.end)
 
     def end(self) -> None:
@@ -123,6 +126,15 @@ class KeptCollectives(Measurement):
 
     def save(self) -> None:
         """Write down what has happened since the last time."""
+        self._write()
+        # Whoever waited for one goes on a moment before the recorder has its end.
+        for _ in range(_LOOKS):
+            if all(self._written.values()) or kernel.own_pid() != self._owner:
+                break
+            kernel.pause(_MOMENT)
+            self._write()
+
+    def _write(self) -> None:
         if kernel.own_pid() != self._owner or not self._writing.acquire(timeout=_BUSY):
             return
         try:
@@ -133,7 +145,7 @@ class KeptCollectives(Measurement):
 
     def _append(self, lines: Sequence[Sequence[object]]) -> None:
         if lines:
-            text = "".join(json.dumps(line) + "\n" for line in lines)
+            text = "".join(dumps(line) + "\n" for line in lines)
             with contextlib.suppress(OSError), self._log.open("ab", buffering=0) as file:
                 file.write(text.encode())
 
@@ -147,28 +159,46 @@ class KeptCollectives(Measurement):
         if dump == self._last_dump:
             return
         self._last_dump = dump
-        # Those of no named group are torch's own, by which TORCH_DISTRIBUTED_DEBUG=DETAIL compares what ranks do.
-        entries = [entry for entry in pickle.loads(dump)["entries"] if entry["process_group"][0]]
+        entries = [entry for entry in pickle.loads(dump)["entries"] if self._named(entry)]
         there = {int(entry["record_id"]) for entry in entries}
         for number in [number for number, ended in self._written.items() if number not in there]:
             if not self._written.pop(number):
                 yield ["ended", number]  # long ago: so many others have come after it
-        for entry in entries[-_WRITTEN:]:
-            number, ended = int(entry["record_id"]), bool(entry.get("retired")) or entry.get("state") == "completed"
+        # One that has not ended tells what is waited for, however many have begun after it.
+        first = next((entry for entry in entries[:-_WRITTEN] if not _ended(entry)), None)
+        for entry in [*([first] if first else []), *entries[-_WRITTEN:]]:
+            number, ended = int(entry["record_id"]), _ended(entry)
             if number not in self._written:
                 yield self._line_of(entry, number, ended)
             elif ended and not self._written[number]:
                 yield ["ended", number]
             self._written[number] = ended
 
+    def _named(self, entry: dict[str, Any]) -> bool:
+        """Tell whether an entry is of a named group, and name it where TORCH_DISTRIBUTED_DEBUG=DETAIL leaves that out.
+
+        That wraps a group, and has one more to compare what ranks do, whose numbers grow faster than the calls'.
+        """
+        if not entry["process_group"][0]:
+            number, time_ns = entry["pg_id"], entry["time_created_ns"]
+            if number not in self._names:
+                for call in self._calls:
+                    if call.holds(time_ns) and (call.operation, call.line[3]) == (
+                        _operation(entry),
+                        entry["collective_seq_id"],
+                    ):
+                        self._names[number] = (call.line[0], call.line[1])
+            entry["process_group"] = self._names.get(number, ("", ""))
+        return bool(entry["process_group"][0])
+
     def _line_of(self, entry: dict[str, Any], number: int, ended: bool) -> list[object]:
         name, description = entry["process_group"]
         pair, time_ns = bool(entry.get("is_p2p")), entry["time_created_ns"]
-        operation = entry["profiling_name"].rpartition(":")[2].removesuffix("_base").removeprefix("_")
+        operation = _operation(entry)
         frames = [(frame["filename"], frame["line"], frame["name"]) for frame in entry.get("frames", ())]
         called, where = _called_at(frames)
-        call = next((call for call in reversed(self._calls) if call.begin_ns <= time_ns), None)
-        if call is not None and (call.end_ns is None or time_ns <= call.end_ns):
+        call = next((call for call in reversed(self._calls) if call.line[0] == name and call.holds(time_ns)), None)
+        if call is not None:
             # Backends make some operations of others.
             operation, called, where = call.operation, call.called, call.where
         tensors = _joined(
@@ -217,7 +247,9 @@ class KeptCollectives(Measurement):
             peer = f"{_PAIRS[operation]} rank {ranks[args[1]]}" if len(args) > 2 else "from any rank"
         now = clock.wall_ns()
         line = [name, group.group_desc, operation, seq, tensors, called, where, now, peer, ranks]
-        text = BEGUN + json.dumps(line).encode() + b"\n"
+        text = BEGUN + dumps(line).encode() + b"\n"
+        if len(text) > LAST_SIZE:  # a group of hundreds
+            text = BEGUN + dumps([*line[:-1], []]).encode() + b"\n"
         self._now[: min(len(text), LAST_SIZE)] = text[:LAST_SIZE]
         call = _Call(operation, called, where, now, line)
         self._calls.append(call)
@@ -226,7 +258,8 @@ class KeptCollectives(Measurement):
     def _returned(self, call: _Call, work: Any) -> None:
         """Take note that a call has returned, which may have left something to wait for."""
         call.end_ns = clock.wall_ns()
-        self._now[:1] = OVER if work is None else RETURNED
+        if self._calls and self._calls[-1] is call:  # another thread may have begun one since
+            self._now[:1] = OVER if work is None else RETURNED
         if call.operation in _PAIRS and work is not None:
             self._pairs.append(_Pair(next(self._pair_numbers), call.line, weakref.ref(work)))
 
@@ -261,6 +294,10 @@ class _Call:
     line: list[Any]
     end_ns: int | None = None
 
+    def holds(self, time_ns: int) -> bool:
+        """Tell whether it was not over yet at a time."""
+        return self.begin_ns <= time_ns and (self.end_ns is None or time_ns <= self.end_ns)
+
 
 @dataclass(slots=True)
 class _Pair:
@@ -293,6 +330,15 @@ def _dump(c10d: Any) -> bytes:
         nccl: bytes = c10d._dump_nccl_trace(includeStackTraces=names)
         return nccl
     return dump
+
+
+def _ended(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("retired")) or entry.get("state") == "completed"
+
+
+def _operation(entry: dict[str, Any]) -> str:
+    name: str = entry["profiling_name"]
+    return name.rpartition(":")[2].removesuffix("_base").removeprefix("_")
 
 
 def _flat(value: Any) -> Iterable[Any]:

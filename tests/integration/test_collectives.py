@@ -154,6 +154,13 @@ def test_functional(rank):
     from torch.distributed._functional_collectives import all_reduce
     all_reduce(torch.ones(5), "sum", dist.group.WORLD).wait()
     assert rank != 1
+
+@elastic
+def test_compared(rank, monkeypatch):
+    for _ in range(3):
+        dist.all_reduce(torch.ones(4))
+    monkeypatch.delattr("json.dumps")
+    assert rank != 1
 """
 
 
@@ -162,6 +169,13 @@ def test_what_torch_begins_by_itself_is_known_too(pytester: pytest.Pytester) -> 
     failures, told = run(pytester, BY_ITSELF)
     assert re.search(r"^ranks 0-1: at none, its last was all_reduce #\d+ of \[16\] float32", told, re.MULTILINE), told
     assert "its last was all_reduce #1 of [5] float32" in failures["test_functional"]
+
+
+@pytest.mark.soak
+def test_groups_that_torch_wraps_to_compare_ranks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
+    failures, told = run(pytester, BY_ITSELF, "-k", "compared")
+    assert "ranks 0-1: at none, its last was all_reduce #3 of [4]" in failures["test_compared"], told
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(pytester: pytest.Pytester) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pytest_elastic.report.collectives import (
     read_collectives,
 )
 from pytest_elastic.report.records import RankRecord
+from pytest_elastic.worker.collectives import KeptCollectives, _Call
 
 
 def line(
@@ -212,9 +214,54 @@ def test_what_a_rank_did_after_it_was_woken_for_its_stacks_does_not_count(tmp_pa
         replace(record(tmp_path, 1, line(1, "barrier", 1)), was_stopped=True),
     ]
     assert came_apart_text(ranks) == ""
+    # It may have waited for the other one until that was woken.
+    assert "rank 0: its last was all_reduce #1 of [4] float32, test_it.py:7" in collectives_text(ranks).splitlines()
     assert "rank 1: was stopped by a signal (SIGSTOP)" in collectives_text(ranks).splitlines()
 
 
 def test_the_last_sixteen_are_kept(tmp_path: Path) -> None:
     one = record(tmp_path, 0, *(line(number, "all_reduce", number) for number in range(1, 41)))
     assert [each.seq for each in read_collectives(one.directory)] == list(range(25, 41))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "apart"), [("[2, 2] float32", False), ("[2, 2] int32", True), ("[] float32", True)]
+)
+def test_shapes_of_as_many_elements_fit(tmp_path: Path, tensors: str, apart: bool) -> None:
+    ranks = [
+        record(tmp_path, 0, line(1, "all_reduce", 1)),
+        record(tmp_path, 1, line(1, "all_reduce", 1, tensors=tensors)),
+    ]
+    assert bool(came_apart_text(ranks)) is apart
+
+
+def test_what_was_called_is_not_compared_to_what_gloo_makes_of_it(tmp_path: Path) -> None:
+    ranks = [
+        record(tmp_path, 0, line(1, "reduce_scatter", 1)),
+        record(tmp_path, 1, line(1, "reduce_scatter", 1, tensors="2 x [4] float32", made=0)),
+    ]
+    assert came_apart_text(ranks) == ""
+
+
+def test_what_a_rank_may_wait_for_is_named_however_long_ago_it_began(tmp_path: Path) -> None:
+    lines = [line(number, "all_reduce", number, ended=number != 3) for number in range(1, 41)]
+    ranks = [record(tmp_path, 0, *lines), record(tmp_path, 1, *lines[:3], line(4, "barrier", 4, ended=False))]
+    assert collectives_text(ranks).splitlines() == [
+        "rank 0: its last was all_reduce #40 of [4] float32, test_it.py:7; "
+        "the first that has not ended is all_reduce #3 of [4] float32, test_it.py:7",
+        "rank 1: at barrier #4 of [4] float32, test_it.py:7; "
+        "the first that has not ended is all_reduce #3 of [4] float32, test_it.py:7",
+    ]
+
+
+def test_groups_that_torch_wraps_to_compare_ranks_are_named_by_the_calls() -> None:
+    kept = KeptCollectives.__new__(KeptCollectives)
+    kept._names = {}
+    kept._calls = deque([_Call("all_gather", "", "", 10, ["0", "default_pg", "all_gather", 2], end_ns=20)])
+    entry = {"process_group": ("", ""), "profiling_name": "gloo:all_gather"}
+    assert not kept._named({**entry, "pg_id": 1, "collective_seq_id": 8, "time_created_ns": 12})  # it compares
+    named = {**entry, "pg_id": 0, "collective_seq_id": 2, "time_created_ns": 15}
+    assert kept._named(named)
+    assert named["process_group"] == ("0", "default_pg")
+    later = {**entry, "pg_id": 0, "collective_seq_id": 3, "time_created_ns": 30}  # of C++
+    assert kept._named(later)
