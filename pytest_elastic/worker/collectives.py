@@ -266,7 +266,8 @@ class KeptCollectives(Measurement):
     def _between_two(self) -> Iterable[Sequence[object]]:
         """Return what is sent from one rank to another, which the recorder of gloo leaves out."""
         for pair in list(self._pairs):
-            ended = pair.work() is None
+            work = pair.work()
+            ended = work is None or bool(work.is_completed())
             if pair.written is None:
                 yield [pair.number, ended, 0, *pair.line]
             elif ended and not pair.written:
@@ -306,7 +307,7 @@ class _Pair:
     Attributes:
         number: Told from those of the recorder by its sign.
         line: What was noted of it.
-        work: What there is to wait for: once nobody holds it nobody waits.
+        work: What there is to wait for; once nobody holds it nobody waits.
         written: What was written of its end, if it was written.
     """
 

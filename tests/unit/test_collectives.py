@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pytest_elastic.report.collectives import (
     read_collectives,
 )
 from pytest_elastic.report.records import RankRecord
-from pytest_elastic.worker.collectives import KeptCollectives, _Call
+from pytest_elastic.worker.collectives import KeptCollectives, _Call, _Pair
 
 
 def line(
@@ -265,3 +266,18 @@ def test_groups_that_torch_wraps_to_compare_ranks_are_named_by_the_calls() -> No
     assert named["process_group"] == ("0", "default_pg")
     later = {**entry, "pg_id": 0, "collective_seq_id": 3, "time_created_ns": 30}  # of C++
     assert kept._named(later)
+
+
+def test_what_was_sent_has_ended_though_somebody_still_holds_it() -> None:
+    class Work:
+        over = False
+
+        def is_completed(self) -> bool:
+            return self.over
+
+    kept, work = KeptCollectives.__new__(KeptCollectives), Work()
+    kept._pairs = deque([_Pair(-1, ["line"], weakref.ref(work))])
+    assert list(kept._between_two()) == [[-1, False, 0, "line"]]
+    work.over = True
+    assert list(kept._between_two()) == [["ended", -1]]
+    assert list(kept._between_two()) == []
