@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,8 @@ LAUNCHES: Final = "elastic_launches"
 _WORST: Final = ("error", "failed", "xpassed", "rerun", "skipped", "xfailed", "passed")
 BAD: Final = ("error", "failed", "xpassed")
 _TEXT: Final = 60_000
+_ERROR: Final = re.compile(r"^E +([\w.]*(?:Error|Exception|Warning)\b.*)", re.MULTILINE)
+"""What was raised: lines of its message may follow, and where the syntax is wrong others come before."""
 _SECTION: Final = 20_000
 
 
@@ -117,8 +120,8 @@ class SeenSession:
     def add_error(self, report: pytest.CollectReport) -> None:
         """Take what could not be collected."""
         text = clean(shortened(report.longreprtext, _TEXT))
-        last = text.strip().rpartition("\n")[2]
-        test = SeenTest(report.nodeid or "the session", outcome="error", verdict=shortened(last, 1_000))
+        said = _ERROR.findall(text) or [text.strip().rpartition("\n")[2]]
+        test = SeenTest(report.nodeid or "the session", outcome="error", verdict=shortened(said[-1], 1_000))
         test.texts.append(("Collection error", text))
         self._tests[f"collection of {report.nodeid}"] = test
 

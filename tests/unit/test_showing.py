@@ -123,7 +123,7 @@ def test_what_could_not_be_collected_is_there() -> None:
     session = SeenSession()
     session.add_error(pytest.CollectReport("test_it.py", "failed", "some lines\nE   ImportError: no such module", []))
     [test] = session.tests
-    assert (test.nodeid, test.outcome, test.verdict) == ("test_it.py", "error", "E   ImportError: no such module")
+    assert (test.nodeid, test.outcome, test.verdict) == ("test_it.py", "error", "ImportError: no such module")
     assert not unpacked(make_page(HEAD, session.tests, counts_of(session.tests)))["tests"][0]["launches"]
 
 
@@ -197,3 +197,20 @@ def test_a_picture_has_each_rank_and_says_what_it_shows() -> None:
     assert len(list(drawn.iter(f"{names}line"))) == 3
     many = picture(samples.passes(ranks=100))
     assert "... 36 ranks more" in many
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("test_it.py:1: in <module>\n    raise\nE   RuntimeError: first\nE   second", "RuntimeError: first"),
+        (
+            'E     File "test_it.py", line 1\nE       x =\nE   SyntaxError: invalid syntax',
+            "SyntaxError: invalid syntax",
+        ),
+        ("no such thing", "no such thing"),
+    ],
+)
+def test_what_could_not_be_collected_has_a_verdict(text: str, verdict: str) -> None:
+    session = SeenSession()
+    session.add_error(pytest.CollectReport("test_it.py", "failed", text, None))
+    assert [test.verdict for test in session.tests] == [verdict]
