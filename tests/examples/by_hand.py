@@ -17,18 +17,17 @@ BY_HAND: Final[dict[str, dict[str, str]]] = {
     },
     "docs/how-to/configure.md": {
         "[tool.pytest.ini_options]": SETTINGS,
-        "[tool.pytest]": SETTINGS,
     },
     "docs/how-to/existing-suites.md": {
         "$ pytest --elastic-spawn=forkserver": TO_TYPE,
-        "[tool.pytest]": SETTINGS,
+        "[tool.pytest.ini_options]": SETTINGS,
     },
     "docs/how-to/share.md": {
         "[tool.pytest.ini_options]": SETTINGS,
     },
     "docs/how-to/workers.md": {
         "$ pytest -n 4": TO_TYPE,
-        "[tool.pytest]": SETTINGS,
+        "[tool.pytest.ini_options]": SETTINGS,
     },
     "docs/many-machines.md": {
         "collecting ... collected": HOSTS,
