@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 import pytest_elastic
+from pytest_elastic import hookspecs, plugin
 from pytest_elastic.options import SETTINGS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -79,6 +81,23 @@ def test_every_setting_is_on_the_page_about_settings() -> None:
     assert arguments == {setting.name for setting in SETTINGS.values() if setting.launch}
     assert options == {setting.flag_name for setting in SETTINGS.values() if setting.option}
     assert keys == {setting.ini for setting in SETTINGS.values() if setting.in_ini}
+
+
+def test_every_fixture_is_on_the_page_about_fixtures() -> None:
+    page = (ROOT / "docs/reference/fixtures.md").read_text()
+    named = {
+        name for cell in re.findall(r"^\| (`\w+`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
+    made = {name for name, value in vars(plugin).items() if type(value).__name__ == "FixtureFunctionDefinition"}
+    assert named == {name for name in made if not name.startswith("_")}
+
+
+def test_every_hook_is_on_the_page_about_hooks() -> None:
+    page = (ROOT / "docs/reference/hooks.md").read_text()
+    # A hook's line begins with its call, arguments and all.
+    told = dict(re.findall(r"^\| `(pytest_elastic_\w+)\((.*?)\)` \|", page, re.MULTILINE))
+    made = {name: value for name, value in vars(hookspecs).items() if name.startswith("pytest_elastic_")}
+    assert told == {name: ", ".join(inspect.signature(value).parameters) for name, value in made.items()}
 
 
 def test_drawings_are_told_in_words() -> None:
