@@ -211,6 +211,7 @@ LOST = re.compile(
 )
 
 
+@pytest.mark.soak  # most of it is the node timeout
 def test_a_link_is_cut_in_the_middle_of_an_all_reduce(two_hosts: list[Host], tmp_path: Path) -> None:
     commands = by_options(two_hosts, "lost.py", f"--elastic-node-timeout={SILENCE:g}")
     with started(commands, tmp_path / "session", cwd=ACROSS) as running:

@@ -84,7 +84,6 @@ RUNS: Final = {
             name="sums",
             files=_files("tutorial", "test_sums.py"),
             commands=("pytest test_sums.py",),
-            quick=True,
         ),
         Run(
             name="maximum",

@@ -110,6 +110,7 @@ def run_without_dns(directory: Path, *, trap: bool, select: str = "", passed: in
     return next(line for line in done.stdout.splitlines() if line.startswith("QUERIES"))
 
 
+@pytest.mark.soak  # several sessions, in namespaces of their own
 @pytest.mark.skipif(not can_unshare(), reason="needs Linux, root and the commands unshare, ip, mount and hostname")
 def test_no_launch_asks_dns(tmp_path: Path) -> None:
     assert run_without_dns(tmp_path, trap=False, passed=10) == "QUERIES 0 []"

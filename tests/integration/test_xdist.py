@@ -57,6 +57,7 @@ def expected() -> list[str]:
     return sorted(lines)
 
 
+@pytest.mark.soak  # `make soak` does it 20 times
 def test_forty_tests_of_mixed_sizes_end_as_in_one_process(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
