@@ -91,7 +91,6 @@ RUNS: Final = {
             files=_files("tutorial/failing", "test_sums.py"),
             commands=("pytest test_sums.py",),
             exits=(1,),
-            quick=True,
         ),
         Run(
             name="maximum-all",

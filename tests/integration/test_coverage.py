@@ -263,6 +263,7 @@ def line_of(text: str) -> int:
     return number
 
 
+@pytest.mark.soak
 def test_pytest_cov_with_xdist(suite: pytest.Pytester) -> None:
     result = suite.runpytest_subprocess("-n", "2", "--dist", "loadfile", *COV, *FILES)
     result.assert_outcomes(passed=10, xfailed=1)

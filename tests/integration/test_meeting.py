@@ -442,7 +442,7 @@ def test_members_meet_under_mpirun(program: str) -> None:
 
 
 @pytest.mark.own_server
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_ranks_of_torchrun_meet(shared: bool) -> None:
     command = (*TORCHRUN, "--standalone", "--nproc-per-node=3", MEMBER)
     lines = lines_of([start(*command, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="0" if shared else "1")])
