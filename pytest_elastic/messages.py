@@ -542,6 +542,7 @@ class RankCaught:
         type: Qualified name of the exception's class.
         message: Its text.
         place: Where in the user's code that was, ``"all_reduce at test_x.py:17"``, or an empty text.
+        traceback: Python's own traceback, for the case that the report never comes.
     """
 
     id: RankId
@@ -550,6 +551,7 @@ class RankCaught:
     type: str
     message: str
     place: str = ""
+    traceback: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ def _with_failure(rank: RankRecord) -> RankRecord:
         how="raised",
         type=said.type,
         message=rank.caught.message if rank.caught is not None else crash_message(report) if report else "",
-        traceback=load(report).longreprtext if report is not None else "",
+        traceback=load(report).longreprtext if report is not None else rank.caught.traceback if rank.caught else "",
         exception=report.exception if report is not None else None,
     )
     return replace(rank, failed=failed, finished=None)

@@ -314,7 +314,7 @@ def _ending_of(rank: RankRecord, culprit: Culprit | None) -> tuple[str, str]:
     if failure.report is not None:
         return f"failed too in {failure.when}: {cause_of(failure)}", load(failure.report).longreprtext
     if rank.caught is not None:
-        return f"failed too in {failure.when}: {cause_of(failure)}", ""
+        return f"failed too in {failure.when}: {cause_of(failure)}", rank.caught.traceback.rstrip()
     if rank.failed is not None:
         return f"failed too: {cause_of(failure)}", rank.failed.traceback
     return ending(rank)

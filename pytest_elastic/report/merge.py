@@ -92,6 +92,8 @@ def _longrepr_of(culprit: Culprit, verdict: str, location: tuple[str, int]) -> A
 def _own_account(culprit: Culprit) -> str:
     if culprit.rank.failed is not None:
         return culprit.rank.failed.traceback
+    if culprit.rank.caught is not None:  # it ended, or was killed, while it made its report
+        return culprit.rank.caught.traceback.rstrip()
     return shown(read_stacks(culprit.rank.directory))
 
 

@@ -6,10 +6,13 @@ import contextlib
 import pickle
 import traceback
 from types import TracebackType
-from typing import Literal
+from typing import Final, Literal
 
 from pytest_elastic.messages import RankFailed, RankId
+from pytest_elastic.report.describe import shortened
 from pytest_elastic.report.stacks import is_internal, place
+
+_LONGEST: Final = 40_000
 
 
 def type_name(error: BaseException) -> str:
@@ -62,6 +65,14 @@ def traceback_text(error: BaseException, first: TracebackType | None) -> str:
     except Exception:  # noqa: BLE001 (a user's __str__ may raise anything)
         frames = "".join(traceback.format_tb(first))
         return f"Traceback (most recent call last):\n{frames}{type_name(error)}: {text_of(error)}\n"
+
+
+def traceback_of_the_work(error: BaseException) -> str:
+    """Format a traceback from the first frame on that is the user's, shortened if it is long."""
+    first = error.__traceback__
+    for _ in range(frames_above_the_work(error)):
+        first = first.tb_next if first is not None else None
+    return shortened(traceback_text(error, first), _LONGEST)
 
 
 def describe(

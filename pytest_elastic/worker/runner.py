@@ -18,7 +18,7 @@ import pytest
 from pytest_elastic import clock, compat
 from pytest_elastic.channel import Outbox
 from pytest_elastic.messages import RankCaught, RankLogged, RankReport, RankWarned
-from pytest_elastic.worker.failure import pickled, place_of, text_of, type_name
+from pytest_elastic.worker.failure import pickled, place_of, text_of, traceback_of_the_work, type_name
 from pytest_elastic.worker.group import DefaultGroup
 from pytest_elastic.worker.identity import Identity
 from pytest_elastic.worker.measuring import Measurement
@@ -170,6 +170,7 @@ class ItemRunner:
                     type=type_name(caught),
                     message=text_of(caught),
                     place=place_of(caught),
+                    traceback=traceback_of_the_work(caught),
                 )
             )
         report = yield

@@ -582,6 +582,37 @@ def test_speaks(rank):
     assert "1 passed" in rest
 
 
+def test_a_rank_that_is_killed_while_it_makes_its_report_has_its_traceback(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import time, pytest, pytest_elastic
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            if pytest_elastic.role(item.config) == "rank" and call.excinfo is not None:
+                time.sleep(60)
+            return (yield)
+        """
+    )
+    source = """
+def divide(number):
+    assert number == 2, "by two only"
+
+@elastic(nproc=2, timeout=60)
+def test_bad(rank, elastic_barrier):
+    if rank == 1:
+        divide(rank)
+    elastic_barrier()
+    raise KeyError(rank)
+"""
+    result = run(pytester, source, "-o", "elastic_grace=1")
+    shown = report_of(result, "test_bad")
+    assert re.search(r"rank 1 of 2 failed first, after .* s: AssertionError: by two only", shown)
+    assert re.search(r'File ".*test_it.py", line \d+, in test_bad\n    divide\(rank\)\n', shown)
+    assert "assert 1 == 2" in shown
+    assert "_pytest" not in shown.partition("rank 1 was not done with its teardown")[0]
+
+
 def test_a_failure_is_on_disk_before_a_hang_and_a_kill_of_the_session(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it=HEAD

@@ -9,7 +9,8 @@ import pytest
 from pytest_elastic.messages import RankCaught, RankExited, RankFinished, RankId, RankReport
 from pytest_elastic.report.culprit import ended_by_us
 from pytest_elastic.report.judgement import Culprit, cause_of, find_failures, phase_reached
-from pytest_elastic.report.records import RankRecord
+from pytest_elastic.report.merge import put_failure
+from pytest_elastic.report.records import LaunchRecord, RankRecord
 
 
 def rank_id(rank: int) -> RankId:
@@ -44,6 +45,25 @@ def ran(rank: int, *reports: RankReport, exitcode: int | None = None) -> RankRec
     return RankRecord(id=rank_id(rank), directory=Path(), reports=reports, exited=exited)
 
 
+def launch_of(*ranks: RankRecord) -> LaunchRecord:
+    return LaunchRecord(
+        name="test_it",
+        work="test",
+        timeout=None,
+        timed_out=False,
+        started_ns=0,
+        ended_ns=100,
+        nodes=1,
+        nproc=len(ranks),
+        worlds=("w",),
+        ranks=ranks,
+        agents=(),
+        events=(),
+        leftovers=(),
+        directory=Path(),
+    )
+
+
 def culprit_of(*ranks: RankRecord) -> Culprit:
     return find_failures(ranks)[0]
 
@@ -65,6 +85,18 @@ def test_a_failure_that_was_caught_but_never_reported_is_known() -> None:
     caught = RankCaught(id=rank_id(1), time_ns=5, when="call", type="builtins.ValueError", message="half told")
     culprit = culprit_of(RankRecord(id=rank_id(1), directory=Path(), caught=caught))
     assert cause_of(culprit) == "ValueError: half told"
+
+
+def test_a_failure_whose_report_never_came_has_the_traceback_that_was_sent_before(tmp_path: Path) -> None:
+    where = 'Traceback (most recent call last):\n  File "test_it.py", line 7, in test_it\nValueError: half told\n'
+    caught = RankCaught(id=rank_id(0), time_ns=5, when="call", type="ValueError", message="half told", traceback=where)
+    (tmp_path / "stacks.txt").write_text("in the middle of its report")
+    killed = RankExited(id=rank_id(0), exitcode=-9, time_ns=99, stopped=True)
+    rank = RankRecord(id=rank_id(0), directory=tmp_path, caught=caught, exited=killed)
+    shown = pytest.TestReport("", ("", None, ""), {}, "passed", None, "call")
+    put_failure(shown, launch_of(rank), culprit_of(rank), location=("test_it.py", 1), again=False)
+    assert where.rstrip() in shown.longreprtext
+    assert "in the middle" not in shown.longreprtext
 
 
 def test_a_rank_that_failed_and_was_stopped_in_its_teardown_was_not_ended_by_us() -> None:
