@@ -4,6 +4,7 @@ The batch of a step depends on the step alone, and the ranks divide it among the
 which a checkpoint brings to another number of ranks: whatever the sizes of the worlds, the weights come out alike.
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -64,7 +65,8 @@ def load_newest(state, directory):
 
 
 def train(directory, steps, after_step=None):
-    dist.init_process_group("gloo")
+    # A peer's death now and then leaves gloo waiting for it: the group's timeout ends that.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=10))
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
