@@ -272,6 +272,7 @@ def test_pytest_cov_with_xdist(suite: pytest.Pytester) -> None:
     check(suite.path / "told.json", *UNUSED_BY_THEM)
 
 
+@pytest.mark.soak
 def test_coverage_run(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where tests stop early, and where coverage measures subprocesses: a rank's own, and no rank twice."""
     monkeypatch.setenv("FAIL", "1")

@@ -83,6 +83,7 @@ def test_lists_and_parameters_set_the_number_of_ranks(pytester: pytest.Pytester,
         assert any(line.startswith(name) for line in result.outlines), name
 
 
+@pytest.mark.soak
 def test_one_test_of_a_list_by_its_id_and_spawned(pytester: pytest.Pytester) -> None:
     names = ("test_lists[a-nproc=2-nnodes=1]", "test_world_size[3]")
     result = run(pytester, SIZES, "--elastic-start-method=spawn", *(f"test_it.py::{name}" for name in names))

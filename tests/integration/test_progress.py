@@ -78,6 +78,7 @@ def test_a_line_is_shown_and_wiped(pytester: pytest.Pytester) -> None:
     assert f"test_it.py ..{' ' * 140}[100%]" in screen
 
 
+@pytest.mark.soak
 def test_workers_show_theirs_in_the_main_process(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=SLOW)
     session = Session("-n2", "-v", "--elastic-cpu-slots=1")
